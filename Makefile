@@ -1,0 +1,48 @@
+# Everything is installed into .venv; nothing here touches the system but `test`, which, as root on Debian, installs the
+# packages its tests need (and says so).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables zbar-tools faketime curl
+
+.PHONY: setup demo test lint types contracts check bench-quick clean
+.DEFAULT_GOAL := help
+
+help:                     ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(STAMP)           ## .venv with lopower and what its tests need
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed -e '.[dev]'
+	@touch $@
+
+lint: $(STAMP)            ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)           ## mypy, strict
+	$(BIN)/mypy host hil tests
+
+contracts: $(STAMP)       ## which package may import which
+	$(BIN)/lint-imports
+
+check: lint types contracts
+
+test: $(STAMP) test-packages check   ## lint, types, import contracts and all tests
+	$(BIN)/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+.PHONY: test-packages
+test-packages:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	  if [ -n "$$missing" ]; then \
+	    echo "installing what the tests need:" $$missing; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  fi; fi
+
+clean:                    ## remove what the other targets made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Hardware-in-the-loop means for lopower: the virtual device."""
