@@ -1,0 +1,31 @@
+"""How a flow can end other than by both sides having said all they had to say."""
+
+from __future__ import annotations
+
+
+class FlowError(Exception):
+    """Base of all reasons; `Connection.error` holds one of the subclasses."""
+
+
+class FlowRefused(FlowError):
+    """The peer answered the SYN with a RST (active open)."""
+
+
+class FlowUnreachable(FlowError):
+    """An ICMP error or the want of a local address ended an active open."""
+
+
+class FlowReset(FlowError):
+    """The peer sent a RST that RFC 5961 accepts."""
+
+
+class FlowTimedOut(FlowError):
+    """The peer stopped acknowledging: retransmissions, keepalive probes or a wait for its last words ran out."""
+
+
+class FlowAborted(FlowError):
+    """Our side ended the flow with a RST, or the peer it belonged to was removed."""
+
+
+class LimitReached(FlowError):
+    """A new flow was refused since a table is full. Raised by `connect`; passive opens are counted and dropped."""
