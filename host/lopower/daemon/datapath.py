@@ -1,7 +1,7 @@
 """The turn of the loop: receive, open, terminate, hand on, transmit, timers; and its place in asyncio.
 
-The one place where the cores meet a clock and a descriptor. A turn runs when the UDP socket is readable, when a timer is
-due, or when the application asked for one (`wake`): a flow's upstream is ready, a dial ended, a name was resolved.
+The one place where the cores meet a clock and a descriptor. A turn runs when the UDP socket is readable, when a timer
+is due, or when the application asked for one (`wake`): a flow's upstream is ready, a dial ended, a name was resolved.
 """
 
 from __future__ import annotations
