@@ -1,0 +1,1 @@
+"""`make demo`: everything a user gets, on loopback, step by step."""
