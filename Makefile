@@ -20,6 +20,12 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed -e '.[dev]'
 	@touch $@
 
+demo: $(STAMP)            ## a daemon, virtual devices and real traffic on loopback; KEEP=1 leaves the daemon up
+	@$(BIN)/python -m lopower_hil.demo $(if $(KEEP),--keep)
+
+bench-quick: $(STAMP)     ## CPU per GB and Mbit/s up and down, connects/s, against wireguard-go in the same run
+	$(BIN)/python -m tests.bench.bench_quick
+
 lint: $(STAMP)            ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
