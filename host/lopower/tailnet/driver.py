@@ -50,7 +50,9 @@ class DialForbidden(DialError):
 
 _UNREACHABLE: Final = frozenset(
     getattr(errno, name)
-    for name in ("EADDRNOTAVAIL EAFNOSUPPORT EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENONET EPROTO".split())
+    for name in (
+        ["EADDRNOTAVAIL", "EAFNOSUPPORT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENONET", "EPROTO"]
+    )
     if hasattr(errno, name)
 )
 

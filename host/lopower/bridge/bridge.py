@@ -1,0 +1,403 @@
+"""The bridge: takes the stack's new flows, asks policy, and gives each to whoever carries it on.
+
+It is an application of the data path (`daemon.datapath`): `turn` runs between the stack's receiving and its flush. All
+state is per device, and so are the limits; what one device does never waits in another's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Final
+
+from lopower.bridge.between import DeviceEcho, DeviceTcp, DeviceUdp
+from lopower.bridge.config import BridgeConfig
+from lopower.bridge.device_state import DeviceState, DeviceTable
+from lopower.bridge.flow import Flow, FlowTable
+from lopower.bridge.gateway import Gateway, GatewayUdp, ServedPort
+from lopower.bridge.gateway_dns import DnsService, Resolver
+from lopower.bridge.gateway_http import PageFacts, PageService, utc_text
+from lopower.bridge.gateway_time import TimeService
+from lopower.bridge.icmp import EchoRelay
+from lopower.bridge.policy import Decision, IPAddress, IPNetwork, PolicyTable, Protocol, Via
+from lopower.bridge.poller import Poller
+from lopower.bridge.sntp import ClockState, SntpServer, kernel_clock_state
+from lopower.bridge.tcp import OutboundTcp, reject_dial
+from lopower.bridge.udp import OutboundUdp, ReceiveSlots
+from lopower.netstack.errors import FlowError
+from lopower.netstack.events import (
+    EchoReplyReceived,
+    EchoRequested,
+    StackEvent,
+    TcpSynReceived,
+    UdpFlowOpened,
+)
+from lopower.tailnet.driver import DialError, DialForbidden, Driver, TcpDial
+from lopower.tailnet.host import HostDialer
+
+if TYPE_CHECKING:
+    from lopower.devices.policy import Rule
+    from lopower.netstack.stack import Stack
+    from lopower.netstack.tcp.connection import Connection
+    from lopower.netstack.udp import UdpFlow
+    from lopower.tailnet.routes import HostSnapshot
+
+# Rounds over the flows with work before the loop gets its turn: datagrams that wait are worth more than a longer batch.
+ROUNDS: Final = 4
+_DNS_PORT: Final = 53
+_NTP_PORT: Final = 123
+_HTTP_PORT: Final = 80
+_CLOSE_POLL_SECONDS: Final = 0.02
+
+
+class Bridge:
+    """Everything between the stack and the network.
+
+    Args:
+        stack: ends the devices' flows. Its peers' `context` is a `DeviceState`.
+        driver: the tailnet.
+        dialer: the host's network stack, for what is allowed by name, with the source addresses to use.
+        poller: watches upstream sockets; its `on_ready` asks for a turn.
+        loop: runs what waits: DNS questions, the page.
+        dns: the DNS server.
+        clock: monotonic seconds, the same as every `now`.
+        gateway: the gateway's addresses.
+        ranges: the devices' ranges.
+        rules: global rules.
+        names: names of the gateway, for the page: bare, and with the search domain.
+        wall_clock, clock_state: for SNTP and the page.
+
+    Attributes:
+        devices: the connected devices.
+        flows: all flows and counters.
+        policy: the table; tell the bridge of a change with `recheck`.
+        gateway: the gateway's services.
+    """
+
+    def __init__(
+        self,
+        *,
+        stack: Stack,
+        driver: Driver,
+        dialer: HostDialer,
+        poller: Poller,
+        loop: asyncio.AbstractEventLoop,
+        dns: Resolver,
+        clock: Callable[[], float],
+        gateway: Iterable[IPAddress],
+        ranges: Iterable[IPNetwork],
+        rules: Iterable[Rule] = (),
+        names: Iterable[str] = ("gateway",),
+        config: BridgeConfig | None = None,
+        wall_clock: Callable[[], float] = time.time,
+        clock_state: Callable[[], ClockState] = kernel_clock_state,
+    ) -> None:
+        self.config = config or BridgeConfig()
+        self.devices = DeviceTable()
+        self.gateway = Gateway()
+        self.flows = FlowTable(stack=stack, poller=poller, config=self.config)
+        self.policy = PolicyTable(
+            gateway=gateway,
+            ranges=ranges,
+            rules=rules,
+            offers=self.gateway.offers,
+            device_at=self.devices.device_at,
+            tailnet_routes=driver.routes,
+        )
+        self._stack = stack
+        self._driver = driver
+        self._dialer = dialer
+        self._serve_dialer = HostDialer(never_self=False)
+        self._poller = poller
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._clock_state = clock_state
+        self._names = frozenset(name.lower() for name in names)
+        self._slots = ReceiveSlots()
+        self._echo_relay = EchoRelay(self.flows)
+        self._device_echo = DeviceEcho(self.flows)
+        self._closing = False
+        self._dns = DnsService(self.flows, dns, loop, clock)
+        self._page = PageService(self.flows, self._page_facts, self._is_own_host, loop, clock)
+        self.gateway.tcp = {_DNS_PORT: self._dns, _HTTP_PORT: self._page}
+        sntp = SntpServer(wall_clock=wall_clock, clock_state=clock_state)
+        self.gateway.udp = {_DNS_PORT: self._dns, _NTP_PORT: TimeService(sntp)}
+
+    # Devices and settings.
+
+    def add_peer(self, peer: Any) -> None:
+        """A device is there; `peer.context` is its `DeviceState`."""
+        self.devices.add(peer.context, peer)
+
+    def device_changed(self, peer: Any, now: float) -> None:
+        """The device of `peer.context` is another one now: its name, addresses or rules changed."""
+        self.devices.add(peer.context, peer)
+        self.recheck(now)
+
+    def remove_peer(self, peer: Any, now: float) -> None:
+        """A device is gone: its flows end, here and in the stack."""
+        state = peer.context
+        for flow in list(state.flows):
+            flow.abort(now)
+        self._device_echo.forget(peer)
+        self.devices.remove(state)
+        self._stack.forget_peer(peer, now)
+
+    def set_served(self, entries: Iterable[ServedPort], now: float) -> None:
+        """The served ports are these from now on; flows to others end.
+
+        Raises:
+            ValueError: one is a port that the gateway needs itself.
+        """
+        self.gateway.set_served(entries)
+        self.recheck(now)
+
+    def host_changed(self, snapshot: HostSnapshot) -> None:
+        """The host's addresses are these from now on; flows that are refused now end."""
+        self.policy.set_host(snapshot.addresses, snapshot.attached)
+        self.recheck(self._clock())
+
+    def recheck(self, now: float) -> None:
+        """Policy changed: end the flows that it would not allow any more, or would send elsewhere."""
+        for flow in self.flows:
+            address, port = flow.destination
+            decision = self.policy.decide(flow.state.device, address, flow.kind, port)
+            if decision.via is not flow.via:
+                self.flows.count(flow.state, "policy_changed")
+                flow.abort(now)
+        self._poller.wake()
+
+    # The turn.
+
+    def turn(self, now: float) -> bool:
+        """Handle what is new and move what can be moved; True if there is more to do at once."""
+        self._poller.dispatch()
+        for event in self._stack.take_events():
+            self._handle(event, now)
+        ready = self.flows.ready
+        for item in self._stack.take_dirty():
+            owner = item.owner
+            if owner is not None:
+                ready[owner] = None
+        return self.flows.serve(now, ROUNDS)
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` is next due."""
+        return self.flows.next_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """End what has been waiting too long."""
+        self.flows.handle_timer(now)
+
+    async def close(self, timeout: float) -> None:
+        """End: no new flows; those that are there get `timeout` seconds to end by themselves, then a RST.
+
+        The data path must keep turning until this returns.
+        """
+        self._closing = True
+        deadline = self._clock() + timeout
+        while any(flow.kind == "tcp" for flow in self.flows) and self._clock() < deadline:  # noqa: ASYNC110 (a few polls)
+            await asyncio.sleep(_CLOSE_POLL_SECONDS)
+        await self._dns.close()
+        await self._page.close(0)
+        now = self._clock()
+        for flow in self.flows:
+            flow.abort(now)
+        self._stack.flush(now)
+
+    def status(self) -> dict[str, Any]:
+        """For `lopower status`."""
+        echo = self._echo_relay
+        return {
+            "flows": len(self.flows),
+            "devices": len(self.devices),
+            "counters": dict(self.flows.counters),
+            "tailnet": self._driver.status(),
+            "ping_sockets": echo.permitted,
+            "ping_advice": None
+            if echo.permitted
+            else "pings beyond the gateway are not answered: `sysctl net.ipv4.ping_group_range` excludes this process",
+            "served": [
+                {"port": entry.port, "protocol": entry.protocol, "target": list(map(str, entry.target))}
+                for entry in self.gateway.served.values()
+            ],
+        }
+
+    # New flows.
+
+    def _handle(self, event: StackEvent, now: float) -> None:
+        if isinstance(event, TcpSynReceived):
+            self._tcp_opened(event.connection, now)
+        elif isinstance(event, UdpFlowOpened):
+            self._udp_opened(event.flow, now)
+        elif isinstance(event, EchoRequested):
+            self._echo_requested(event, now)
+        elif isinstance(event, EchoReplyReceived):
+            self._device_echo.reply(event, now)
+
+    def _tcp_opened(self, connection: Connection, now: float) -> None:
+        state = _state_of(connection.peer)
+        table, config = self.flows, self.config
+        address, port = connection.local
+        decision = self.policy.decide(state.device, address, "tcp", port)
+        if self._closing or state.tcp_flows >= config.max_tcp_flows_per_device or len(table) >= config.max_flows:
+            table.count(state, "closing" if self._closing else "flow_limit")
+            connection.reject(now)
+            return
+        via = decision.via
+        if via is Via.GATEWAY:
+            service = self.gateway.tcp.get(port)
+            if service is not None:
+                service.accept(state, connection, now)
+                return
+        elif via is Via.CLOSED:
+            self._note(state, decision, "tcp", address, port, now)
+            connection.reject(now)
+            return
+        elif via is Via.REFUSED or via is Via.UNREACHABLE:
+            self._note(state, decision, "tcp", address, port, now)
+            connection.reject_unreachable(_icmp_kind(decision), now)
+            return
+        if state.dials >= config.max_dials_per_device:
+            table.count(state, "dial_limit")
+            connection.reject(now)
+            return
+        try:
+            if via is Via.DEVICE:
+                DeviceTcp(table, state, connection, self.devices.state_at(address), now)
+                return
+            if via is Via.GATEWAY:
+                target, target_port = self.gateway.served["tcp", port].target
+                dial: TcpDial = self._serve_dialer.dial_tcp(target, target_port)
+            elif via is Via.TAILNET:
+                dial = self._driver.dial_tcp(ip_address(address), port)
+            else:
+                dial = self._dialer.dial_tcp(ip_address(address), port)
+        except DialError as exc:
+            if isinstance(exc, DialForbidden) or via is Via.TAILNET:
+                self._note_dial(state, exc, "tcp", address, port, now)
+            reject_dial(table, state, connection, exc, now)
+            return
+        except FlowError:
+            table.count(state, "dial_failed")
+            connection.reject(now)
+            return
+        OutboundTcp(table, state, connection, dial, via, now)
+
+    def _udp_opened(self, flow: UdpFlow, now: float) -> None:
+        state = _state_of(flow.peer)
+        table, config = self.flows, self.config
+        address, port = flow.local
+        decision = self.policy.decide(state.device, address, "udp", port)
+        via = decision.via
+        if self._closing or len(table) >= config.max_flows:
+            table.count(state, "closing" if self._closing else "flow_limit")
+            flow.close()
+            return
+        if via is Via.CLOSED or via is Via.REFUSED or via is Via.UNREACHABLE:
+            self._note(state, decision, "udp", address, port, now)
+            flow.unreachable(_icmp_kind(decision), now)
+            flow.close()
+            return
+        if state.udp_flows >= config.max_udp_flows_per_device:
+            self._end_oldest_udp(state, now)
+        try:
+            if via is Via.DEVICE:
+                DeviceUdp(table, state, flow, self.devices.state_at(address), now)
+            elif via is Via.GATEWAY:
+                service = self.gateway.udp.get(port)
+                if service is not None:
+                    GatewayUdp(table, state, flow, service, now)
+                else:
+                    target, target_port = self.gateway.served["udp", port].target
+                    upstream = self._serve_dialer.open_udp(target, target_port)
+                    OutboundUdp(table, state, flow, upstream, via, self._slots, now)
+            else:
+                dialer = self._driver if via is Via.TAILNET else self._dialer
+                upstream = dialer.open_udp(ip_address(address), port)
+                OutboundUdp(table, state, flow, upstream, via, self._slots, now)
+        except DialError as exc:
+            self._note_dial(state, exc, "udp", address, port, now)
+            flow.unreachable("prohibited" if isinstance(exc, DialForbidden) else "host", now)
+            flow.close()
+            return
+        except FlowError:
+            table.count(state, "dial_failed")
+            flow.close()
+            return
+        # What arrived with the flow is served in this turn.
+        table.ready[flow.owner] = None
+
+    def _echo_requested(self, event: EchoRequested, now: float) -> None:
+        state = _state_of(event.peer)
+        address = event.destination
+        decision = self.policy.decide(state.device, address, "icmp", None)
+        via = decision.via
+        if via is Via.DEVICE:
+            self._device_echo.request(event, self.devices.state_at(address), now)
+        elif via is Via.DIRECT or (via is Via.TAILNET and self._driver.routes(ip_address(address))):
+            self._echo_relay.request(state, event, via, now)
+        else:
+            if via is Via.TAILNET:
+                decision = Decision(Via.UNREACHABLE, "refused_no_tailnet", self._driver.status()["detail"])
+            self._note(state, decision, "icmp", address, None, now)
+            self._stack.send_unreachable(event.peer, event, _icmp_kind(decision), now)
+
+    def _end_oldest_udp(self, state: DeviceState, now: float) -> None:
+        """Make room as a NAT does: the device's flow that it used longest ago goes."""
+        oldest = min((flow for flow in state.flows if flow.kind == "udp"), key=_deadline, default=None)
+        if oldest is not None:
+            self.flows.count(state, "udp_flow_replaced")
+            oldest.abort(now)
+
+    # Telling people.
+
+    def _note(
+        self, state: DeviceState, decision: Decision, protocol: Protocol, address: bytes, port: int | None, now: float
+    ) -> None:
+        self.flows.counters[decision.reason] += 1
+        key = (protocol, address, port)
+        state.note_refusal(key, str(ip_address(address)), decision.reason, decision.message, now)
+
+    def _note_dial(
+        self, state: DeviceState, error: DialError, protocol: Protocol, address: bytes, port: int | None, now: float
+    ) -> None:
+        decision = Decision(Via.UNREACHABLE, "refused_upstream", str(error))
+        self._note(state, decision, protocol, address, port, now)
+
+    def _page_facts(self, state: DeviceState) -> PageFacts:
+        return PageFacts(
+            device=state.device.name,
+            addresses=[str(ip_address(address)) for address in state.addresses],
+            gateway=[str(ip_address(address)) for address in sorted(self.policy.gateway, key=len)],
+            time=utc_text(self._wall_clock()),
+            time_synchronized=self._clock_state().synchronized,
+            policy=self.policy.describe(state.device),
+            services=sorted(f"{entry.port}/{entry.protocol}" for entry in self.gateway.served.values()),
+            tailnet=self._driver.status()["detail"],
+        )
+
+    def _is_own_host(self, host: str) -> bool:
+        if host in self._names:
+            return True
+        try:
+            return ip_address(host).packed in self.policy.gateway
+        except ValueError:
+            return False
+
+
+def _state_of(peer: Any) -> DeviceState:
+    state: DeviceState = peer.context
+    return state
+
+
+def _deadline(flow: Flow) -> float:
+    return flow.deadline
+
+
+def _icmp_kind(decision: Decision) -> str:
+    if decision.via is Via.CLOSED:
+        return "port"
+    return "host" if decision.via is Via.UNREACHABLE else "prohibited"
