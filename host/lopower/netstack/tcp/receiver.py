@@ -1,0 +1,207 @@
+"""The receiving half of a connection: what arrived, what is promised, and when an ACK is due."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lopower.netstack.tcp.chunks import MemoryBudget
+from lopower.netstack.tcp.config import TcpConfig
+from lopower.netstack.tcp.reassembly import Reassembly
+
+WINDOW_SCALE: Final = 7  # 65,535 << 7 is 8 MB
+
+# What was received and waits for its reader lies in pieces of at least this size, so that a peer that sends single bytes
+# into a flow nobody reads cannot turn a window of 4 MB into 4 million objects.
+_COALESCE_BELOW: Final = 2048
+
+_TIGHT_WINDOW: Final = 16 << 10  # the window of new promises while memory is tight
+
+
+class Receiver:
+    """RCV.NXT and RCV.WND of RFC 9293 section 3.3.1.
+
+    Attributes:
+        irs, rcv_nxt: initial and next expected sequence number.
+        rcv_adv: right edge of what was promised; it never moves left (RFC 9293 section 3.8.6).
+        limit: how much may be held for the reader, at most; grows while the reader keeps up.
+        received, received_bytes: in order, not yet consumed.
+        reassembly: out-of-order data.
+        ts_recent, ts_recent_at: RFC 7323 section 4.3, and when it was set.
+        last_ack_sent: RFC 7323's Last.ACK.sent.
+        unacked: bytes received since the last ACK left; unacked_segments: how many segments.
+        ack_due: an ACK must leave by the turn's end.
+        fin_received: the peer's FIN was reached.
+        discarding: nobody reads any more.
+    """
+
+    __slots__ = (
+        "_budget",
+        "_consumed",
+        "_held",
+        "_maximum",
+        "_stable",
+        "ack_due",
+        "discarding",
+        "fin_received",
+        "irs",
+        "last_ack_sent",
+        "limit",
+        "mss",
+        "rcv_adv",
+        "rcv_nxt",
+        "reassembly",
+        "received",
+        "received_bytes",
+        "scale",
+        "ts_recent",
+        "ts_recent_at",
+        "unacked",
+        "unacked_segments",
+    )
+
+    def __init__(self, config: TcpConfig, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self._maximum = config.receive_buffer
+        self.limit = min(config.receive_buffer_initial, config.receive_buffer)
+        self.irs = self.rcv_nxt = self.rcv_adv = self.last_ack_sent = 0
+        self.mss = 0
+        self.scale = 0
+        self.received: list[bytes | memoryview[int]] = []
+        self.received_bytes = 0
+        self._stable = 0  # received[:_stable] are copies of ours, the rest views of the turn's rows
+        self._held = 0  # bytes counted in the budget
+        self._consumed = 0  # since the window grew last
+        self.reassembly = Reassembly()
+        self.ts_recent = 0
+        self.ts_recent_at = 0.0
+        self.unacked = 0
+        self.unacked_segments = 0
+        self.ack_due = False
+        self.fin_received = False
+        self.discarding = False
+
+    def start(self, irs: int) -> None:
+        """The peer's SYN was seen."""
+        self.irs = irs
+        self.rcv_nxt = self.rcv_adv = self.last_ack_sent = irs + 1
+
+    def window_field(self) -> int:
+        """The header's window for a segment that leaves now; moves `rcv_adv`."""
+        rcv_nxt, rcv_adv = self.rcv_nxt, self.rcv_adv
+        limit = self.limit if not self._budget.is_tight else min(self.limit, _TIGHT_WINDOW)
+        free = limit - self.received_bytes
+        if self._budget.is_exhausted:
+            free = 0
+        edge = rcv_nxt + free
+        # Silly window avoidance (RFC 9293 section 3.8.6.2.2): open by a segment or half the buffer, or not at all.
+        if edge < rcv_adv + min(limit >> 1, self.mss):
+            edge = rcv_adv
+        scale = self.scale
+        window = (edge - rcv_nxt) >> scale
+        if window > 0xFFFF:
+            window = 0xFFFF
+        if rcv_nxt + (window << scale) < rcv_adv:
+            window = (rcv_adv - rcv_nxt + (1 << scale) - 1) >> scale  # rounding must not shrink it
+        self.rcv_adv = rcv_nxt + (window << scale)
+        return window
+
+    def syn_window(self) -> int:
+        """The window of a SYN or SYN-ACK, which is never scaled (RFC 7323 section 2.2); moves `rcv_adv`."""
+        window = min(self.limit, 0xFFFF)
+        self.rcv_adv = max(self.rcv_adv, self.rcv_nxt + window)
+        return window
+
+    def acknowledged(self) -> None:
+        """A segment with our ACK leaves."""
+        self.last_ack_sent = self.rcv_nxt
+        self.unacked = self.unacked_segments = 0
+        self.ack_due = False
+
+    def window_update_due(self) -> bool:
+        """The reader has drained: what is free now is twice what the peer knows of, and worth a segment."""
+        known = self.rcv_adv - self.rcv_nxt
+        free = (self.limit if not self._budget.is_tight else min(self.limit, _TIGHT_WINDOW)) - self.received_bytes
+        return (
+            free >= 2 * known and free - known >= min(self.limit >> 1, 2 * self.mss) and not self._budget.is_exhausted
+        )
+
+    def accept(self, payload: memoryview[int] | bytes) -> None:
+        """Data at `rcv_nxt`, inside the window; then what waited behind it."""
+        size = len(payload)
+        self.rcv_nxt += size
+        self.unacked += size
+        self.unacked_segments += 1
+        if not self.discarding:
+            self.received.append(payload)
+            self.received_bytes += size
+
+    def take_reassembled(self) -> bool:
+        """Move out-of-order data that is next now to `received`; True if there was any."""
+        before = self.reassembly.byte_count
+        pieces = self.reassembly.take(self.rcv_nxt)
+        self._budget.used -= before - self.reassembly.byte_count
+        for piece in pieces:
+            self.accept(piece)
+        return bool(pieces)
+
+    def hold_out_of_order(self, start: int, payload: memoryview[int]) -> bool:
+        """Keep data beyond a gap; False if there is no room for it."""
+        reassembly = self.reassembly
+        if self._budget.is_exhausted:
+            return False
+        before = reassembly.byte_count
+        kept = reassembly.insert(start, payload)
+        self._budget.used += reassembly.byte_count - before
+        return kept
+
+    def consume(self, size: int) -> None:
+        """The reader has taken `size` bytes from the front."""
+        if size > self.received_bytes or size < 0:
+            raise ValueError(f"consume of {size} bytes while {self.received_bytes} are there")
+        self.received_bytes -= size
+        self._consumed += size
+        received = self.received
+        if not self.received_bytes:
+            received.clear()
+            self._stable = 0
+            self._budget.used -= self._held
+            self._held = 0
+        else:
+            done = 0
+            for piece in received:
+                if size < len(piece):
+                    break
+                size -= len(piece)
+                done += 1
+            if size:
+                received[done] = memoryview(received[done])[size:]
+            del received[:done]
+            self._stable = max(self._stable - done, 0)
+        if self._consumed >= self.limit and self.limit < self._maximum:
+            self._consumed = 0
+            self.limit = min(2 * self.limit, self._maximum)
+
+    def keep(self) -> None:
+        """The turn ends: copy what is left of its rows."""
+        received = self.received
+        stable = self._stable
+        if stable == len(received):
+            return
+        if stable and len(received[stable - 1]) < _COALESCE_BELOW:
+            stable -= 1
+        received[stable:] = [b"".join(received[stable:])]
+        self._stable = stable + 1
+        self._budget.used += self.received_bytes - self._held
+        self._held = self.received_bytes
+
+    def stop(self) -> None:
+        """Nobody reads any more."""
+        self.discarding = True
+        self.release()
+
+    def release(self) -> None:
+        """Drop all data."""
+        self._budget.used -= self._held + self.reassembly.byte_count
+        self._held = self._stable = self.received_bytes = 0
+        self.received.clear()
+        self.reassembly.clear()
