@@ -350,7 +350,7 @@ class Connection:
             self._close(TcpState.CLOSED, error, now)
 
     def _close(self, state: TcpState, error: type[FlowError] | None, now: float) -> None:
-        self.receiver.keep()  # the owner may still read what came before the end
+        self.receiver.detach()  # the owner may still read what came before the end
         self.state = state
         self.error = error
         self.is_pending = False

@@ -197,11 +197,18 @@ class Receiver:
     def stop(self) -> None:
         """Nobody reads any more."""
         self.discarding = True
-        self.release()
-
-    def release(self) -> None:
-        """Drop all data."""
-        self._budget.used -= self._held + self.reassembly.byte_count
-        self._held = self._stable = self.received_bytes = 0
         self.received.clear()
+        self.received_bytes = self._stable = 0
+        self.detach()
+
+    def detach(self) -> None:
+        """No more data will come. What is there is the owner's from now on, and off the budget."""
+        self.keep()
+        self.drop_out_of_order()
+        self._budget.used -= self._held
+        self._held = 0
+
+    def drop_out_of_order(self) -> None:
+        """Forget what lies beyond a gap."""
+        self._budget.used -= self.reassembly.byte_count
         self.reassembly.clear()

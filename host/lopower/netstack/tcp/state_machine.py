@@ -242,7 +242,7 @@ def _receive(connection: Connection, sequence: int, payload: memoryview[int], fi
     if fin:
         receiver.rcv_nxt += 1
         receiver.fin_received = True
-        receiver.reassembly.clear()
+        receiver.drop_out_of_order()
         receiver.ack_due = True
         layer.dirty[connection] = None
         if connection.state is TcpState.FIN_WAIT_2:
