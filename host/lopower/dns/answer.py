@@ -149,5 +149,5 @@ def _truncate(wire: bytearray, limit: int) -> bytes:
             end = record.end
         counts.append(kept)
     flags = response.flags if room else response.flags | TC
-    struct.pack_into("!H2xHHH", wire, 2, flags, *counts, 0)
+    struct.pack_into("!HHHHH", wire, 2, flags, 1, *counts, 0)
     return bytes(wire[:end])
