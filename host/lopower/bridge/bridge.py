@@ -16,7 +16,7 @@ from lopower.bridge.between import DeviceEcho, DeviceTcp, DeviceUdp
 from lopower.bridge.config import BridgeConfig
 from lopower.bridge.device_state import DeviceState, DeviceTable
 from lopower.bridge.flow import Flow, FlowTable
-from lopower.bridge.gateway import Gateway, GatewayUdp, ServedPort
+from lopower.bridge.gateway import Gateway, GatewayUdp
 from lopower.bridge.gateway_dns import DnsService, Resolver
 from lopower.bridge.gateway_http import PageFacts, PageService, utc_text
 from lopower.bridge.gateway_time import TimeService
@@ -38,6 +38,7 @@ from lopower.tailnet.driver import DialError, DialForbidden, Driver, TcpDial
 from lopower.tailnet.host import HostDialer
 
 if TYPE_CHECKING:
+    from lopower.devices.device import ServedPort
     from lopower.devices.policy import Rule
     from lopower.netstack.stack import Stack
     from lopower.netstack.tcp.connection import Connection

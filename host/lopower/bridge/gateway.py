@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lopower.bridge.flow import Flow, FlowTable
 from lopower.bridge.policy import Protocol as TransportProtocol
@@ -13,26 +11,12 @@ from lopower.bridge.policy import Via
 
 if TYPE_CHECKING:
     from lopower.bridge.device_state import DeviceState
+    from lopower.devices.device import ServedPort
     from lopower.netstack.tcp.connection import Connection
     from lopower.netstack.udp import UdpFlow
 
 # Ports that `serve` cannot take: devices rely on what the gateway has there.
 RESERVED_PORTS: Final = frozenset({("tcp", 53), ("udp", 53), ("udp", 123), ("tcp", 80)})
-
-
-@dataclass(frozen=True, slots=True)
-class ServedPort:
-    """A port of the gateway behind which something of the host's is.
-
-    Attributes:
-        port: the gateway's, 1 to 65535.
-        protocol: `tcp` or `udp`.
-        target: where the host finds it.
-    """
-
-    port: int
-    protocol: Literal["tcp", "udp"]
-    target: tuple[IPv4Address | IPv6Address, int]
 
 
 class TcpService(Protocol):

@@ -161,8 +161,8 @@ class PolicyTable:
         lines = ["the gateway's services"]
         for rules, whose in ((device.rules, "this device"), (self.rules, "all devices")):
             for rule in rules:
-                verb = "never" if rule.denies else "may reach"
-                lines.append(f"{verb} {rule.subject_text} (rule for {whose})")
+                verb, _, subject = str(rule).partition(" ")
+                lines.append(f"{'never ' if verb == 'deny' else ''}{subject} (a rule for {whose})")
         lines.append("the tailnet, where its own rules permit")
         lines.append("nothing else")
         return lines
