@@ -1,7 +1,8 @@
-"""Fragments in both directions: reassembly (RFC 791 section 3.2, RFC 8200 section 4.5), and splitting what exceeds the MTU.
+"""Fragments: reassembly (RFC 791 section 3.2, RFC 8200 section 4.5), and splitting what exceeds the MTU.
 
 Reassembly is where a peer makes others hold memory for it, so every table is bounded, per peer and in total. Overlaps
-are what attacks are made of (RFC 5722, and the same for IPv4): they condemn the whole packet, and what comes of it later.
+are what attacks are made of (RFC 5722, and the same for IPv4): they condemn the whole packet, and what comes of it
+later.
 """
 
 from __future__ import annotations
@@ -52,7 +53,19 @@ class ExpiredPacket(NamedTuple):
 class _Partial:
     """What is there of one packet."""
 
-    __slots__ = ("cost", "data", "expires", "first", "is_condemned", "key", "offsets", "peer", "protocol", "received", "size")
+    __slots__ = (
+        "cost",
+        "data",
+        "expires",
+        "first",
+        "is_condemned",
+        "key",
+        "offsets",
+        "peer",
+        "protocol",
+        "received",
+        "size",
+    )
 
     def __init__(self, peer: Any, key: bytes, expires: float) -> None:
         self.peer = peer
@@ -90,7 +103,7 @@ class Reassembly:
         """Memory in use, bookkeeping included (an estimate)."""
         return self._bytes
 
-    def receive(self, peer: Any, packet: bytes | bytearray | memoryview[int], ip: IpHeader, now: float) -> bytes | None:
+    def receive(self, peer: Any, packet: bytes | memoryview[int], ip: IpHeader, now: float) -> bytes | None:
         """Take one fragment; the whole packet, without options and extension headers, once it is complete."""
         fragment = ip.fragment
         if fragment is None:
@@ -121,9 +134,11 @@ class Reassembly:
             or (size is not None and (end > size or not fragment.more))
             or (not fragment.more and partial.offsets and partial.offsets[-1] + len(partial.data[-1]) > end)
         ):
-            return self._condemn(partial, "fragment_overlap")
+            self._condemn(partial, "fragment_overlap")
+            return None
         if len(partial.offsets) >= MAX_FRAGMENTS:
-            return self._condemn(partial, "fragment_too_many")
+            self._condemn(partial, "fragment_too_many")
+            return None
         partial.offsets.insert(index, start)
         partial.data.insert(index, bytes(packet[ip.header_length : ip.total_length]))
         partial.received += length

@@ -37,9 +37,7 @@ class IpOutput:
 
     __slots__ = ("_entropy", "_identifications", "_output", "_queues", "mtu_for")
 
-    def __init__(
-        self, *, output: PacketOutput, entropy: Callable[[int], bytes], mtu_for: Callable[[Any], int]
-    ) -> None:
+    def __init__(self, *, output: PacketOutput, entropy: Callable[[int], bytes], mtu_for: Callable[[Any], int]) -> None:
         self.mtu_for = mtu_for
         self._output = output
         self._entropy = entropy

@@ -18,7 +18,7 @@ from lopower.wire.ip import (
 )
 
 if TYPE_CHECKING:
-    Data = bytes | bytearray | memoryview[int]
+    Data = bytes | memoryview[int]
 
 ICMP_HEADER: Final = 8
 
@@ -98,7 +98,9 @@ def quotation_limit(version: int) -> int:
 
     RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 (c).
     """
-    return IPV4_MINIMUM_MTU - IPV4_HEADER - ICMP_HEADER if version == 4 else IPV6_MINIMUM_MTU - IPV6_HEADER - ICMP_HEADER
+    return (
+        IPV4_MINIMUM_MTU - IPV4_HEADER - ICMP_HEADER if version == 4 else IPV6_MINIMUM_MTU - IPV6_HEADER - ICMP_HEADER
+    )
 
 
 class Quotation(NamedTuple):
@@ -109,6 +111,7 @@ class Quotation(NamedTuple):
         source, destination: packed.
         protocol: of the transport header.
         transport: what is there of it, eight bytes at least.
+        packet: all that is quoted.
     """
 
     version: int
@@ -116,10 +119,11 @@ class Quotation(NamedTuple):
     destination: bytes
     protocol: int
     transport: bytes
+    packet: bytes
 
 
 def parse_quotation(data: Data) -> Quotation | None:
-    """Read the packet that an ICMP error quotes; None if it holds no transport header (too short, or a later fragment)."""
+    """Read the packet that an ICMP error quotes; None: no transport header (too short, or a later fragment)."""
     version = data[0] >> 4 if len(data) else 0
     if version == 4 and len(data) >= IPV4_HEADER:
         first, fragment_field, protocol, source, destination = _QUOTED_IPV4.unpack_from(data)
@@ -138,4 +142,4 @@ def parse_quotation(data: Data) -> Quotation | None:
         return None
     if len(data) < start + 8:
         return None
-    return Quotation(version, source, destination, protocol, bytes(data[start:]))
+    return Quotation(version, source, destination, protocol, bytes(data[start:]), bytes(data))

@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    Packet = bytes | bytearray | memoryview[int]
+    Packet = bytes | memoryview[int]
 
 IPV4_HEADER: Final = 20
 IPV6_HEADER: Final = 40
@@ -51,7 +51,7 @@ _FRAGMENT = struct.Struct("!BBHI")
 _UPPER_LAYER_HEADER: Final = {PROTOCOL_TCP: 20, PROTOCOL_UDP: 8, PROTOCOL_ICMPV6: 4}
 
 
-class MalformedPacket(ValueError):
+class PacketError(ValueError):
     """The bytes are no IP packet that a host accepts.
 
     Attributes:
@@ -106,21 +106,27 @@ class IpHeader(NamedTuple):
     protocol_offset: int = 9
 
 
-def parse_header(packet: Packet) -> IpHeader:
-    """Parse the header at the start of `packet`, which may have padding behind it; raises `MalformedPacket`."""
+def parse_header(packet: Packet, *, truncated: bool = False) -> IpHeader:
+    """Parse the header at the start of `packet`, which may have padding behind it; raises `PacketError`.
+
+    Args:
+        truncated: `packet` is the start of one that was whole; of its data there may be less than the header says.
+    """
     size = len(packet)
     if not size:
-        raise MalformedPacket("ip_too_short")
+        raise PacketError("ip_too_short")
     version = packet[0] >> 4
     if version == 4:
         if size < IPV4_HEADER:
-            raise MalformedPacket("ip_too_short")
-        first, _, total, identification, fragment_field, ttl, protocol, _, source, destination = _IPV4.unpack_from(packet)
+            raise PacketError("ip_too_short")
+        first, _, total, identification, fragment_field, ttl, protocol, _, source, destination = _IPV4.unpack_from(
+            packet
+        )
         header_length = (first & 15) << 2
         if header_length < IPV4_HEADER:
-            raise MalformedPacket("ipv4_bad_header_length")
-        if not header_length <= total <= size:
-            raise MalformedPacket("ip_bad_length")
+            raise PacketError("ipv4_bad_header_length")
+        if not header_length <= total or header_length > size or (total > size and not truncated):
+            raise PacketError("ip_bad_length")
         if header_length > IPV4_HEADER:
             _check_ipv4_options(packet, header_length)
         fragment = None
@@ -132,15 +138,17 @@ def parse_header(packet: Packet) -> IpHeader:
         return IpHeader(4, source, destination, protocol, header_length, total, ttl, fragment)
     if version == 6:
         if size < IPV6_HEADER:
-            raise MalformedPacket("ip_too_short")
+            raise PacketError("ip_too_short")
         _, length, next_header, hop_limit, source, destination = _IPV6.unpack_from(packet)
         total = IPV6_HEADER + length
-        if total > size:
-            raise MalformedPacket("ip_bad_length")
+        if total > size and not truncated:
+            raise PacketError("ip_bad_length")
         if next_header in (PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ICMPV6):
             return IpHeader(6, source, destination, next_header, IPV6_HEADER, total, hop_limit, None, 6)
-        return _parse_extensions(packet, next_header, total, hop_limit, source, destination)
-    raise MalformedPacket("ip_bad_version")
+        end = min(total, size)
+        protocol, position, fragment, named_at = _parse_extensions(packet, next_header, end, destination)
+        return IpHeader(6, source, destination, protocol, position, total, hop_limit, fragment, named_at)
+    raise PacketError("ip_bad_version")
 
 
 def _check_ipv4_options(packet: Packet, header_length: int) -> None:
@@ -154,7 +162,7 @@ def _check_ipv4_options(packet: Packet, header_length: int) -> None:
             index += 1
             continue
         if kind in (0x83, 0x89):  # loose and strict source route
-            raise MalformedPacket("ipv4_source_route")
+            raise PacketError("ipv4_source_route")
         if index + 1 >= header_length or packet[index + 1] < 2:
             return
         index += packet[index + 1]
@@ -162,67 +170,70 @@ def _check_ipv4_options(packet: Packet, header_length: int) -> None:
 
 def _check_fragment(length: int, offset: int, more: bool, header_length: int) -> None:
     if more and (length & 7 or not length):
-        raise MalformedPacket("fragment_bad_length")
+        raise PacketError("fragment_bad_length")
     if header_length + offset + length > MAX_PACKET:
-        raise MalformedPacket("fragment_too_far")
+        raise PacketError("fragment_too_far")
 
 
 def _parse_extensions(
-    packet: Packet, next_header: int, total: int, hop_limit: int, source: bytes, destination: bytes
-) -> IpHeader:
-    """Walk the chain of extension headers (RFC 8200 section 4), within the bounds above."""
+    packet: Packet, next_header: int, end: int, destination: bytes
+) -> tuple[int, int, FragmentInfo | None, int]:
+    """Walk the chain of extension headers (RFC 8200 section 4) up to `end`, within the bounds above.
+
+    Returns what follows the chain, where it begins, to which fragment it belongs and where it is named.
+    """
     position, named_at = IPV6_HEADER, 6
     fragment: FragmentInfo | None = None
     was_fragmented = False
     for _ in range(MAX_EXTENSION_HEADERS + 1):
         if next_header == HOP_BY_HOP and position != IPV6_HEADER:
-            raise MalformedPacket("ipv6_misplaced_hop_by_hop", UNRECOGNIZED_NEXT_HEADER, named_at)
+            raise PacketError("ipv6_misplaced_hop_by_hop", UNRECOGNIZED_NEXT_HEADER, named_at)
         if next_header not in (HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS):
             needed = _UPPER_LAYER_HEADER.get(next_header, 0)
-            if fragment is not None and position + needed > total:
-                raise MalformedPacket("ipv6_incomplete_header_chain", INCOMPLETE_HEADER_CHAIN, 0)
+            if fragment is not None and position + needed > end:
+                raise PacketError("ipv6_incomplete_header_chain", INCOMPLETE_HEADER_CHAIN, 0)
             break
-        if position + 8 > total:
+        if position + 8 > end:
             code = INCOMPLETE_HEADER_CHAIN if fragment is not None else None
-            raise MalformedPacket("ipv6_incomplete_header_chain", code, 0)
+            raise PacketError("ipv6_incomplete_header_chain", code, 0)
         if next_header == FRAGMENT:
             if was_fragmented:
-                raise MalformedPacket("ipv6_nested_fragment")
+                raise PacketError("ipv6_nested_fragment")
             was_fragmented = True
             named_at = position
             next_header, _, field, identification = _FRAGMENT.unpack_from(packet, position)
             position += FRAGMENT_HEADER
             offset, more = field & 0xFFF8, bool(field & 1)
             if offset or more:
-                length = total - position
+                length = end - position
                 if more and (length & 7 or not length):
-                    raise MalformedPacket("fragment_bad_length", ERRONEOUS_FIELD, 4)
+                    raise PacketError("fragment_bad_length", ERRONEOUS_FIELD, 4)
                 if offset + length > MAX_PACKET:
-                    raise MalformedPacket("fragment_too_far", ERRONEOUS_FIELD, named_at + 2)
+                    raise PacketError("fragment_too_far", ERRONEOUS_FIELD, named_at + 2)
                 fragment = FragmentInfo(identification, offset, more)
                 first_header, first_position, first_named_at = next_header, position, named_at
                 if offset:
                     break
         else:
             length = (packet[position + 1] + 1) << 3
-            if position + length > total:
+            if position + length > end:
                 code = INCOMPLETE_HEADER_CHAIN if fragment is not None else None
-                raise MalformedPacket("ipv6_incomplete_header_chain", code, 0)
+                raise PacketError("ipv6_incomplete_header_chain", code, 0)
             if position + length - IPV6_HEADER > MAX_EXTENSION_BYTES:
-                raise MalformedPacket("ipv6_too_many_extensions")
+                raise PacketError("ipv6_too_many_extensions")
             if next_header == ROUTING:
                 if packet[position + 3]:  # segments left, and no type that we know (RFC 8200 section 4.4, RFC 5095)
-                    raise MalformedPacket("ipv6_routing_header", ERRONEOUS_FIELD, position + 2)
+                    raise PacketError("ipv6_routing_header", ERRONEOUS_FIELD, position + 2)
             else:
                 _check_ipv6_options(packet, position + 2, position + length, destination)
             named_at = position
             next_header = packet[position]
             position += length
     else:
-        raise MalformedPacket("ipv6_too_many_extensions")
+        raise PacketError("ipv6_too_many_extensions")
     if fragment is not None:  # what follows the fragment header belongs to the whole, which is parsed when it is there
         next_header, position, named_at = first_header, first_position, first_named_at
-    return IpHeader(6, source, destination, next_header, position, total, hop_limit, fragment, named_at)
+    return next_header, position, fragment, named_at
 
 
 def _check_ipv6_options(packet: Packet, index: int, end: int, destination: bytes) -> None:
@@ -233,16 +244,16 @@ def _check_ipv6_options(packet: Packet, index: int, end: int, destination: bytes
             index += 1
             continue
         if index + 1 >= end:
-            raise MalformedPacket("ipv6_bad_option")
+            raise PacketError("ipv6_bad_option")
         action = kind >> 6
         if action == 1:
-            raise MalformedPacket("ipv6_bad_option")
+            raise PacketError("ipv6_bad_option")
         if action:
             code = None if action == 3 and is_multicast(destination) else UNRECOGNIZED_OPTION
-            raise MalformedPacket("ipv6_bad_option", code, index)
+            raise PacketError("ipv6_bad_option", code, index)
         index += 2 + packet[index + 1]
     if index != end:
-        raise MalformedPacket("ipv6_bad_option")
+        raise PacketError("ipv6_bad_option")
 
 
 def ip_header(source: bytes, destination: bytes, protocol: int, payload_length: int) -> bytes:

@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    Data = bytes | bytearray | memoryview[int]
+    Data = bytes | memoryview[int]
 
 UDP_HEADER: Final = 8
 MAX_IPV4_PAYLOAD: Final = 65_507  # 65,535 less the IP and UDP headers
@@ -15,7 +15,7 @@ MAX_IPV6_PAYLOAD: Final = 65_527  # the IPv6 payload length counts no header but
 _HEADER = struct.Struct("!HHHH")
 
 
-class MalformedDatagram(ValueError):
+class DatagramError(ValueError):
     """The bytes are no UDP datagram; the text names the reason."""
 
 
@@ -33,18 +33,18 @@ class UdpHeader(NamedTuple):
 
 
 def parse_header(packet: Data, start: int, end: int, version: int) -> UdpHeader:
-    """Parse the header of the datagram in `packet[start:end]`; raises `MalformedDatagram`.
+    """Parse the header of the datagram in `packet[start:end]`; raises `DatagramError`.
 
     Data beyond the datagram's own length is permitted (RFC 768 does not forbid it); over IPv6 a checksum must be there
     (RFC 8200 section 8.1).
     """
     if end - start < UDP_HEADER:
-        raise MalformedDatagram("udp_too_short")
+        raise DatagramError("udp_too_short")
     header = UdpHeader(*_HEADER.unpack_from(packet, start))
     if not UDP_HEADER <= header.length <= end - start:
-        raise MalformedDatagram("udp_bad_length")
+        raise DatagramError("udp_bad_length")
     if version == 6 and not header.checksum:
-        raise MalformedDatagram("udp_no_checksum")
+        raise DatagramError("udp_no_checksum")
     return header
 
 
