@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import random
-import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -147,6 +146,7 @@ class Host:
         self.slow_segments = 0
         self.accepted: list[Connection] = []
         self.applications: list[Callable[[float], None]] = []
+        self.arrived: list[tuple[float, bytes]] = []
         self.on_syn: Callable[[Connection, float], None] = self.accept
         self.layer = TcpLayer(
             config=config or TcpConfig(),
@@ -175,6 +175,7 @@ class Host:
 
     def receive(self, packets: Sequence[bytes], now: float) -> None:
         """One batch arrives; the owner's turn follows."""
+        self.arrived.extend((now, packet) for packet in packets)
         if self.fast:
             for run in find_runs(packets):
                 count = run.last - run.first
@@ -217,7 +218,8 @@ class Host:
 
 @dataclass(slots=True)
 class Link:
-    """One direction: delay in seconds, probabilities of loss, duplication and reordering, and a rate in bytes per second.
+    """One direction: delay in seconds, probabilities of loss, duplication and reordering, and a rate in bytes per
+    second.
 
     `drop` sees every segment and returns True for one that shall vanish; `log` holds what was sent, dropped or not.
     """

@@ -7,25 +7,25 @@ class FlowError(Exception):
     """Base of all reasons; `Connection.error` holds one of the subclasses."""
 
 
-class FlowRefused(FlowError):
+class FlowRefused(FlowError):  # noqa: N818
     """The peer answered the SYN with a RST (active open)."""
 
 
-class FlowUnreachable(FlowError):
+class FlowUnreachable(FlowError):  # noqa: N818
     """An ICMP error or the want of a local address ended an active open."""
 
 
-class FlowReset(FlowError):
+class FlowReset(FlowError):  # noqa: N818
     """The peer sent a RST that RFC 5961 accepts."""
 
 
-class FlowTimedOut(FlowError):
+class FlowTimedOut(FlowError):  # noqa: N818
     """The peer stopped acknowledging: retransmissions, keepalive probes or a wait for its last words ran out."""
 
 
-class FlowAborted(FlowError):
+class FlowAborted(FlowError):  # noqa: N818
     """Our side ended the flow with a RST, or the peer it belonged to was removed."""
 
 
-class LimitReached(FlowError):
+class LimitReached(FlowError):  # noqa: N818
     """A new flow was refused since a table is full. Raised by `connect`; passive opens are counted and dropped."""

@@ -23,7 +23,7 @@ _HEADER = struct.Struct("!HHIIHHHH")
 _TIMESTAMPS = struct.Struct("!III")
 
 
-class MalformedSegment(ValueError):
+class MalformedSegmentError(ValueError):
     """The bytes are no TCP segment; the text names the reason."""
 
 
@@ -90,13 +90,13 @@ class TcpHeader(NamedTuple):
 
 
 def parse_header(segment: bytes | bytearray | memoryview[int]) -> TcpHeader:
-    """Parse the header at the start of a TCP segment; raises `MalformedSegment`."""
+    """Parse the header at the start of a TCP segment; raises `MalformedSegmentError`."""
     if len(segment) < MINIMUM_HEADER:
-        raise MalformedSegment("tcp_too_short")
+        raise MalformedSegmentError("tcp_too_short")
     source, destination, sequence, acknowledgment, offset_and_flags, window, _, _ = _HEADER.unpack_from(segment)
     header_length = offset_and_flags >> 12 << 2
     if not MINIMUM_HEADER <= header_length <= len(segment):
-        raise MalformedSegment("tcp_bad_data_offset")
+        raise MalformedSegmentError("tcp_bad_data_offset")
     options = NO_OPTIONS if header_length == MINIMUM_HEADER else parse_options(segment[MINIMUM_HEADER:header_length])
     return TcpHeader(
         source, destination, sequence, acknowledgment, header_length, offset_and_flags & 0xFF, window, options
@@ -114,7 +114,8 @@ def parse_options(data: bytes | bytearray | memoryview[int]) -> TcpOptions:
         if layout == TIMESTAMP_OPTION_WORD:
             return TcpOptions(timestamp=value, timestamp_echo=echo)
     maximum_segment_size = window_scale = timestamp = None
-    sack_permitted, echo, blocks = False, 0, ()
+    sack_permitted, echo = False, 0
+    blocks: tuple[tuple[int, int], ...] = ()
     index, end = 0, len(data)
     while index < end:
         kind = data[index]

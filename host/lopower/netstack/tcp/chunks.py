@@ -1,8 +1,8 @@
 """Chunks: rows of packets to a device. Upstream is read straight into their payload slots; a chunk stays with its flow
 until acknowledged, so that it is the retransmission buffer too, and then returns to the pool.
 
-Three sizes keep both ends cheap: a bulk flow moves hundreds of packets per call, and ten thousand quiet flows hold a few
-slots each, and none while idle.
+Three sizes keep both ends cheap: a bulk flow moves hundreds of packets per call, and ten thousand quiet flows hold a
+few slots each, and none while idle.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from lopower.wire.rows import PacketRows
 
 CHUNK_SIZES: Final = (8, 45, 360)  # slots; 45 full packets are what one UDP_SEGMENT call sends
 
-# Idle chunks of all sizes together; beyond it they are given back to the allocator. One burst of flows must not keep its
-# high-water mark for ever.
+# Idle chunks of all sizes together; beyond it they are given back to the allocator. One burst of flows must not keep
+# its high-water mark for ever.
 MAX_IDLE_BYTES: Final = 32 << 20
 
 

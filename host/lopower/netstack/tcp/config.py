@@ -21,7 +21,7 @@ class TcpConfig:
         syn_received_timeout: how long SYN-ACKs are repeated.
         connect_timeout: how long SYNs are repeated.
         user_timeout: how long data may stay unacknowledged (RFC 9293 section 3.8.3: at least 100 s).
-        close_timeout: the same without progress once we have said FIN, and for a peer that keeps its window at zero then.
+        close_timeout: the same once both sides have closed, or a closed window has kept our FIN back for so long.
         keepalive_idle, keepalive_interval, keepalive_probes: RFC 9293 section 3.8.4.
         idle_timeout: a flow without any data for so long ends, keepalive or not.
         fin_wait_2: RFC 9293 knows no limit; it applies once nobody reads any more.

@@ -1,7 +1,7 @@
 """One TCP connection, as its owner sees it, and its deadlines.
 
-What segments do to it is in `state_machine` (the general path, RFC 9293 section 3.10.7) and `fast_path`; the two halves of
-the stream are `receiver` and `sender`.
+What segments do to it is in `state_machine` (the general path, RFC 9293 section 3.10.7) and `fast_path`; the two
+halves of the stream are `receiver` and `sender`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Connection:
         "__weakref__",
         "_challenge_second",
         "_challenges",
+        "_keepalive_idle",
         "builder",
         "delayed_ack_at",
         "error",
@@ -112,6 +113,8 @@ class Connection:
         self.last_heard_at = self.last_data_at = now
         self.keepalive_probes = 0
         self.wake_at: float | None = None
+        # Flows that were set up together shall not all be probed in one turn.
+        self._keepalive_idle = layer.config.keepalive_idle * layer.uniform(0.9, 1.0)
         self._challenge_second = 0.0
         self._challenges = 0
 
@@ -167,20 +170,23 @@ class Connection:
             self.terminate(FlowAborted, now)
 
     def reject_unreachable(self, code: Any, now: float) -> None:
-        """Answer the SYN with the ICMP error `code`, and its first retransmission with a RST (lwIP ignores the ICMP)."""
+        """Answer the SYN with the ICMP error `code`, and its first retransmission with a RST: lwIP ignores ICMP."""
         if self.is_pending:
             packet, irs = self.syn_packet, self.receiver.irs
             self.terminate(FlowAborted, now)
             self.layer.refuse(self, packet, irs, code, now)
 
     def consume(self, size: int, now: float) -> None:
-        """`size` bytes from the front of `received` went on; the window opens. Raises ValueError beyond what is there."""
+        """`size` bytes from the front of `received` went on; the window opens. ValueError: so many are not there."""
         self.receiver.consume(size)
-        self.layer.active[self] = None
+        if not self.is_closed:
+            self.layer.active[self] = None
 
     def send_slots(self) -> Sequence[memoryview[int]]:
-        """Payload slots to be filled from the first on; valid until `flush`. Empty: no room, and the flow becomes dirty
-        once there is some; or nothing may be sent any more."""
+        """Payload slots to be filled from the first on; valid until `flush`.
+
+        Empty: there is no room, and the flow becomes dirty once there is; or nothing may be sent any more.
+        """
         if self.state not in _CAN_SEND or self.sender.fin_requested:
             return ()
         self.layer.active[self] = None
@@ -214,7 +220,8 @@ class Connection:
                 self.sender.fin_requested = True
 
     def close(self, now: float) -> None:
-        """Nobody reads any more either. Data not yet consumed, or still to come, is answered by a RST (RFC 2525 2.17)."""
+        """Nobody reads any more either. Data not yet consumed, or still to come, is answered by a RST (RFC 2525
+        2.17)."""
         if self.is_closed:
             return
         if self.receiver.received_bytes:
@@ -243,7 +250,8 @@ class Connection:
         return int(now * 1000) + self.timestamp_offset & MASK
 
     def send_segment(self, sequence: int, flags: int, now: float, payload: bytes | memoryview[int] = b"") -> None:
-        """Queue one segment; it leaves with the turn's `flush`. It carries ACK, window, time stamps, and SACK blocks."""
+        """Queue one segment; it leaves with the turn's `flush`. It carries ACK, window, time stamps, and SACK
+        blocks."""
         receiver = self.receiver
         options = b""
         if self.sender.timestamps:
@@ -312,7 +320,7 @@ class Connection:
             sender.rtt.sample(now - self.syn_sent_at, now)
         self.last_heard_at = self.last_data_at = now
         self.layer.established(self)
-        self.wake(now + self.layer.config.keepalive_idle)
+        self.wake(now + self._keepalive_idle)
         self.layer.dirty[self] = None
         if sender.fin_requested:
             self.layer.active[self] = None
@@ -404,7 +412,7 @@ class Connection:
         sender, config = self.sender, self.layer.config
         if sender.snd_nxt > sender.snd_una:
             limit = config.user_timeout
-            if sender.fin_requested and self.receiver.discarding:
+            if sender.fin_requested and (self.receiver.discarding or self.receiver.fin_received):
                 limit = min(limit, config.close_timeout)
             return sender.progress_at + limit
         if sender.timer is Timer.PERSIST:
@@ -417,7 +425,7 @@ class Connection:
         if self.sender.snd_nxt > self.sender.snd_una or self.sender.timer is Timer.PERSIST:
             return _NEVER  # the retransmission and persist timers do the asking
         config = self.layer.config
-        return self.last_heard_at + config.keepalive_idle + self.keepalive_probes * config.keepalive_interval
+        return self.last_heard_at + self._keepalive_idle + self.keepalive_probes * config.keepalive_interval
 
     def next_deadline(self) -> float:
         """When something is due, if nothing else happens; infinity: never."""

@@ -1,7 +1,7 @@
 """The common case: an established connection, the next expected segments, nothing but ACK and PSH.
 
-A whole run of segments is taken at the price of one. Whatever is unusual is left to `state_machine`, which does the same for
-each segment; the run is then offered to it row by row, so refusing is always right.
+A whole run of segments is taken at the price of one. Whatever is unusual is left to `state_machine`, which does the
+same for each segment; the run is then offered to it row by row, so refusing is always right.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""All TCP of one stack: finds the connection that a segment belongs to, makes new ones, keeps the limits, wakes timers."""
+"""All TCP of one stack: finds the connection that a segment belongs to, makes new ones, keeps the limits, wakes
+timers."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ from lopower.netstack.tcp.connection import Connection
 from lopower.netstack.tcp.isn import InitialSequenceNumbers
 from lopower.netstack.tcp.receiver import WINDOW_SCALE
 from lopower.netstack.tcp.segments import SegmentBuilder
-from lopower.netstack.tcp.sequence import difference, expand
+from lopower.netstack.tcp.sequence import expand
 from lopower.netstack.tcp.states import TcpState
 from lopower.netstack.tcp.time_wait import Records, Refused, TimeWait
 from lopower.netstack.tcp.timers import TimerQueue
-from lopower.wire.tcp import ACK, FIN, RST, SYN, MalformedSegment, TcpHeader, TcpOptions, parse_header
+from lopower.wire.tcp import ACK, FIN, RST, SYN, MalformedSegmentError, TcpHeader, parse_header
 
 if TYPE_CHECKING:
     from lopower.wire.rows import PacketRows
@@ -28,8 +29,8 @@ _MINIMUM_MTU: Final = {4: 576, 6: 1280}  # RFC 1191 section 3 with RFC 9293's de
 _DEFAULT_MSS: Final = {4: 536, 6: 1220}  # RFC 9293 section 3.7.1
 _REFUSED_LIFETIME: Final = 30.0
 
-# Packets that wait for the turn's end, per peer. An attacker's segments are answered one for one at most, so this is what
-# one turn's batch can cause, and more only if someone forgets to flush.
+# Packets that wait for the turn's end, per peer. An attacker's segments are answered one for one at most, so this is
+# what one turn's batch can cause, and more only if someone forgets to flush.
 MAX_QUEUED_PACKETS: Final = 4096
 
 
@@ -82,7 +83,8 @@ class PeerFlows:
 
 
 class TcpLayer:
-    """TCP for all peers. `SendUnreachable(peer, packet, code, now)` is how it has the stack answer with an ICMP error."""
+    """TCP for all peers. `SendUnreachable(peer, packet, code, now)` is how it has the stack answer with an ICMP
+    error."""
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class TcpLayer:
         self.active: dict[Connection, None] = {}  # flows with something to do at the turn's end
         self.connection_count = 0
         self.half_open_count = 0
-        self._uniform = uniform
+        self.uniform = uniform
         self._mtu_for = mtu_for
         self._send_unreachable = send_unreachable
         self._peers: dict[Hashable, PeerFlows] = {}
@@ -131,7 +133,7 @@ class TcpLayer:
         segment = view[ip.header_length :]
         try:
             header = parse_header(segment)
-        except MalformedSegment as malformed:
+        except MalformedSegmentError as malformed:
             self.counters[str(malformed)] += 1
             return
         key = ip.source + ip.destination + bytes(segment[:4])
@@ -216,40 +218,18 @@ class TcpLayer:
 
     def _in_time_wait(self, record: TimeWait, header: TcpHeader, payload: memoryview[int], now: float) -> bool:
         """Section 3.10.7.4 for TIME-WAIT; False: the segment is a SYN that opens the flow anew (RFC 6191)."""
-        flags, options = header.flags, header.options
+        flags = header.flags
         if flags & RST:
-            return True  # RFC 1337: a RST does not end TIME-WAIT
-        sequence = expand(header.sequence, record.rcv_nxt)
-        newer = sequence > record.rcv_nxt
-        if record.timestamps and options.timestamp is not None:
-            newer = difference(options.timestamp, record.ts_recent) > 0 or (
-                options.timestamp == record.ts_recent and newer
-            )
-        if flags & (SYN | ACK) == SYN and newer:
+            return True  # a RST does not end TIME-WAIT (RFC 1337)
+        if record.reopens(header):
             self._forget_record(record)
             return False
+        if flags & FIN:
+            self._time_wait.remove(record)
+            record.deadline = now + self.config.time_wait
+            self._time_wait.add(record)
         if flags & (SYN | FIN) or payload:
-            if flags & FIN:
-                self._time_wait.remove(record)
-                record.deadline = now + self.config.time_wait
-                self._time_wait.add(record)
-            stamp = TcpOptions(timestamp=int(now * 1000) + record.echo_offset & 0xFFFFFFFF)
-            option = stamp._replace(timestamp_echo=record.ts_recent).to_bytes() if record.timestamps else b""
-            builder = SegmentBuilder(
-                record.key[: (len(record.key) - 4) // 2],
-                record.key[(len(record.key) - 4) // 2 : -4],
-                0,
-                0,
-            )
-            half = (len(record.key) - 4) // 2
-            builder = SegmentBuilder(
-                record.key[half:-4],
-                record.key[:half],
-                int.from_bytes(record.key[-2:], "big"),
-                int.from_bytes(record.key[-4:-2], "big"),
-            )
-            packet = builder.build(record.snd_nxt, record.rcv_nxt, ACK, record.window, option)
-            self.queue_packet(record.peer, packet)
+            self.queue_packet(record.peer, record.last_ack(now))
         return True
 
     # Opening
@@ -359,6 +339,7 @@ class TcpLayer:
                     connection.peer,
                     connection.key,
                     now + self.config.time_wait,
+                    builder=connection.builder,
                     snd_nxt=sender.snd_nxt,
                     rcv_nxt=receiver.rcv_nxt,
                     window=receiver.window_field(),
@@ -401,10 +382,11 @@ class TcpLayer:
     # ICMP
 
     def icmp_error(self, peer: Hashable, quoted: bytes | memoryview[int], kind: str, mtu: int, now: float) -> None:
-        """An ICMP error that quotes a packet of ours: `kind` is "too_big", "hard" or "soft"; `mtu` counts for the first.
+        """An ICMP error that quotes a packet of ours: `kind` is "too_big", "hard" or "soft"; `mtu` counts for the
+        first.
 
-        Honoured only if it quotes what is in flight (RFC 5927 section 4); a hard error ends an open that is under way and
-        never an established flow (RFC 5461, RFC 5927 section 5).
+        Honoured only if it quotes what is in flight (RFC 5927 section 4); a hard error ends an open that is under way
+        and never an established flow (RFC 5461, RFC 5927 section 5).
         """
         view = memoryview(quoted)
         version = view[0] >> 4 if len(view) else 0

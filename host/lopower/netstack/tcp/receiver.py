@@ -10,8 +10,8 @@ from lopower.netstack.tcp.reassembly import Reassembly
 
 WINDOW_SCALE: Final = 7  # 65,535 << 7 is 8 MB
 
-# What was received and waits for its reader lies in pieces of at least this size, so that a peer that sends single bytes
-# into a flow nobody reads cannot turn a window of 4 MB into 4 million objects.
+# What was received and waits for its reader lies in pieces of at least this size, so that a peer that sends single
+# bytes into a flow nobody reads cannot turn a window of 4 MB into 4 million objects.
 _COALESCE_BELOW: Final = 2048
 
 _TIGHT_WINDOW: Final = 16 << 10  # the window of new promises while memory is tight

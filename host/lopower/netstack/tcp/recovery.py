@@ -1,8 +1,8 @@
 """Which of the sent bytes are where: SACK scoreboard (RFC 6675) and time-based loss detection (RACK, RFC 8985).
 
-What was sent lies in `Flight`s, stretches of the stream that left at the same moment and share a fate so far. A batch of
-hundreds of segments is one flight until something happens to a part of it, so a loss-free transfer costs a few operations
-per batch, not per segment.
+What was sent lies in `Flight`s, stretches of the stream that left at the same moment and share a fate so far. A batch
+of hundreds of segments is one flight until something happens to a part of it, so a loss-free transfer costs a few
+operations per batch, not per segment.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from typing import Final
 DUPLICATE_THRESHOLD: Final = 3  # RFC 5681 section 3.2
 _MAX_REORDERING_FRACTION: Final = 0.25  # of the minimum RTT, RFC 8985 section 6.2
 _STAMP_GRANULARITY: Final = 0.001
+
+
+# A peer that reports single bytes would cut what is in flight into as many pieces. Beyond this its SACK blocks are not
+# looked at any more; a path that loses every second segment of 1,000 is beyond help.
+MAX_FLIGHTS: Final = 1024
 
 
 class Flight:
@@ -98,8 +103,8 @@ class Scoreboard:
     def acknowledged(self, ack: int, now: float, echo_at: float, minimum_rtt: float) -> tuple[int, float | None]:
         """Bytes before `ack` arrived. `echo_at` is when the time stamp was made that came back (infinity: none did).
 
-        Returns how many of them were not known to have arrived, and the moment when the newest of them was sent that was
-        sent once only (None: there is none), which is what the round trip may be measured with.
+        Returns how many of them were not known to have arrived, and the moment when the newest of them left that was
+        sent once only and not given up (None: there is none), which is what the round trip may be measured with.
         """
         flights = self.flights
         done = 0
@@ -117,10 +122,10 @@ class Scoreboard:
                 self.sacked_bytes -= size
                 continue
             delivered += size
-            if flight.lost:
-                self.lost_bytes -= size
             self._delivered(flight, now, echo_at, minimum_rtt)
-            if not flight.retransmitted:
+            if flight.lost:
+                self.lost_bytes -= size  # it was there all along and its ACK was lost: no measure of the path
+            elif not flight.retransmitted:
                 measured = flight.sent_at
         if done:
             del flights[:done]
@@ -145,7 +150,7 @@ class Scoreboard:
         flights = self.flights
         news = 0
         index = 0
-        while index < len(flights):
+        while index < len(flights) < MAX_FLIGHTS:
             flight = flights[index]
             if flight.start >= right:
                 break

@@ -25,7 +25,8 @@ class RttEstimator:
         self._minimum_at = 0.0
 
     def sample(self, rtt: float, now: float) -> None:
-        """Take one measurement; by Karn's rule never of a segment that was sent twice, unless time stamps tell which."""
+        """Take one measurement; by Karn's rule never of a segment that was sent twice, unless time stamps tell
+        which."""
         if rtt < 0.0:
             return
         if self.srtt == 0.0:

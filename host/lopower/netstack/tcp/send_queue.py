@@ -1,7 +1,7 @@
 """The bytes of one flow that the peer has not acknowledged, as packets in chunks.
 
-A `Run` is a stretch of consecutive rows of one chunk: all rows carry `mss` bytes but the last one, which may carry less.
-The stream is the concatenation of the runs; positions in it are sequence numbers.
+A `Run` is a stretch of consecutive rows of one chunk: all rows carry `mss` bytes but the last one, which may carry
+less. The stream is the concatenation of the runs; positions in it are sequence numbers.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class SendQueue:
         self.end += length
 
     def write(self, data: memoryview[int], sent: int) -> None:
-        """Copy bytes in; what was not `sent` yet in the last row is filled up first, so that small writes share packets."""
+        """Copy bytes in; what was not `sent` yet in the last row is filled up first, so that small writes share
+        packets."""
         length = len(data)
         taken = self._fill_last(data, sent)
         while taken < length:

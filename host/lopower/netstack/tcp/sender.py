@@ -1,8 +1,8 @@
 """The sending half of a connection: what may leave now, and what an acknowledgment means.
 
-Congestion control is CUBIC (`congestion`), losses are found by RACK with SACK and by duplicate ACKs without (`recovery`),
-proportional rate reduction (RFC 6937) paces recovery by the ACK clock, and tail loss probes (RFC 8985 section 7) keep
-the end of a burst from waiting for the retransmission timer.
+Congestion control is CUBIC (`congestion`), losses are found by RACK with SACK and by duplicate ACKs without
+(`recovery`), proportional rate reduction (RFC 6937) paces recovery by the ACK clock, and tail loss probes (RFC 8985
+section 7) keep the end of a burst from waiting for the retransmission timer.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _PROBE_MINIMUM: Final = 0.01
 _PEER_ACK_DELAY: Final = 0.2  # RFC 8985 section 7.2: WCDelAckT
 _READ_AHEAD_MAXIMUM: Final = 512 << 10
 _NEVER: Final = float("inf")
+_STAMP_GRANULARITY: Final = 0.001
 
 
 class Timer(enum.Enum):
@@ -191,7 +192,8 @@ class Sender:
             if before == self.snd_una:
                 if now - self._sent_at > self.rtt.rto:
                     self.cubic.restart()
-                self.progress_at = max(self.progress_at, now) if self.timer is Timer.NONE else self.progress_at
+                if self.timer is Timer.NONE:
+                    self.progress_at = now
             self._transmit_new(now, self.cubic.cwnd - self._pipe())
         if self.fin_requested and not self.fin_sent and self.snd_nxt == self.queue.end:
             self._send_fin(now)
@@ -268,6 +270,7 @@ class Sender:
             receiver.ts_recent,
         )
         receiver.acknowledged()
+        connection.delayed_ack_at = _NEVER
         header = headers.header_length
         connection.layer.output.send_rows(connection.peer, rows, first, count, header + mss, header + last_length, now)
 
@@ -403,8 +406,10 @@ class Sender:
         """SND.UNA has moved: time it, and grow the window if that was what held the flow up."""
         rtt = self.rtt
         if measured is not None:
-            rtt.sample(now - measured, now)
-            self.cubic.rtt_sampled(now - measured, self.snd_una, self.snd_nxt)
+            # The ACK of a probe or a retransmission also covers what was sent long before it; the echo tells.
+            sample = now - measured if echo_at is None else min(now - measured, now - echo_at + _STAMP_GRANULARITY)
+            rtt.sample(sample, now)
+            self.cubic.rtt_sampled(sample, self.snd_una, self.snd_nxt)
         elif echo_at is not None:
             rtt.sample(now - echo_at, now)
         else:
@@ -613,7 +618,8 @@ class Sender:
         self._set(Timer.PERSIST, now + self._persist_interval())
 
     def set_mss(self, mss: int, now: float) -> None:
-        """The path takes less: what is in flight in larger packets is gone (RFC 1191 section 6.4 wants it sent again)."""
+        """The path takes less: what is in flight in larger packets is gone (RFC 1191 section 6.4 wants it sent
+        again)."""
         self.mss = mss
         self.cubic.mss_changed(mss)
         self.queue.set_mss(mss)

@@ -1,7 +1,7 @@
 """Sequence numbers.
 
-Within this package a sequence number is an unbounded integer whose low 32 bits are what the wire carries. So comparisons
-are plain ones, and wrapping happens in this file only.
+Within this package a sequence number is an unbounded integer whose low 32 bits are what the wire carries. So
+comparisons are plain ones, and wrapping happens in this file only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """SEGMENT ARRIVES (RFC 9293 section 3.10.7), with the hardening of RFC 5961 and the time stamps of RFC 7323.
 
-This is the specification of what a segment does; `fast_path` is a shortcut for the common case and is tested against it.
-CLOSED and LISTEN (sections 3.10.7.1 and 3.10.7.2) are the layer's: they concern no connection yet.
+This is the specification of what a segment does; `fast_path` is a shortcut for the common case and is tested against
+it. CLOSED and LISTEN (sections 3.10.7.1 and 3.10.7.2) are the layer's: they concern no connection yet.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Deadlines of all connections in one heap.
 
-A connection has one entry at most that counts. Deadlines mostly move into the future (every ACK pushes the retransmission
-timer on), so an entry is not moved then: when it comes up, the connection says what its deadline really is.
+A connection has one entry at most that counts. Deadlines mostly move into the future (every ACK pushes the
+retransmission timer on), so an entry is not moved then: when it comes up, the connection says what its deadline really
+is.
 """
 
 from __future__ import annotations
