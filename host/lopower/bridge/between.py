@@ -200,10 +200,15 @@ class DeviceUdp(Flow):
     def serve(self, now: float) -> bool:
         """As `Flow.serve`."""
         for source, sink in ((self.near, self.far), (self.far, self.near)):
+            if source.is_closed:
+                self.expired(now)
+                return False
             if source.received:
                 self._latest = now
                 sink.send(source.received, now)
                 source.received.clear()
+            if source.error is not None:
+                sink.unreachable("port" if source.error is FlowRefused else "host", now)
         return False
 
     def expired(self, now: float) -> None:

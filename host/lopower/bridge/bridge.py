@@ -36,6 +36,7 @@ from lopower.netstack.events import (
 )
 from lopower.tailnet.driver import DialError, DialForbidden, Driver, TcpDial
 from lopower.tailnet.host import HostDialer
+from lopower.wire.icmp import UnreachableKind
 
 if TYPE_CHECKING:
     from lopower.devices.device import ServedPort
@@ -398,7 +399,7 @@ def _deadline(flow: Flow) -> float:
     return flow.deadline
 
 
-def _icmp_kind(decision: Decision) -> str:
+def _icmp_kind(decision: Decision) -> UnreachableKind:
     if decision.via is Via.CLOSED:
         return "port"
     return "host" if decision.via is Via.UNREACHABLE else "prohibited"

@@ -70,7 +70,11 @@ class GatewayUdp(Flow):
 
     def serve(self, now: float) -> bool:
         """As `Flow.serve`."""
-        payloads = self._open().received
+        flow = self._open()
+        if flow.is_closed:
+            self.abort(now)
+            return False
+        payloads = flow.received
         if payloads:
             self._latest = now
             self._service.receive(self, payloads, now)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lopower.bridge.flow import Flow, FlowTable
 from lopower.bridge.poller import READ, WRITE
+from lopower.wire.icmp import UnreachableKind
 
 if TYPE_CHECKING:
     from lopower.bridge.device_state import DeviceState
@@ -24,7 +25,7 @@ _SLOT: Final = 65_536
 _DNS_PORT: Final = 53
 
 # What the kernel says of an ICMP error (Linux: icmp_err_convert), and what the device is told in turn.
-ICMP_ERRORS: Final = {
+ICMP_ERRORS: Final[dict[int, UnreachableKind]] = {
     errno.ECONNREFUSED: "port",
     errno.EHOSTUNREACH: "host",
     errno.EHOSTDOWN: "host",
@@ -93,7 +94,11 @@ class OutboundUdp(Flow):
 
     def serve(self, now: float) -> bool:
         """As `Flow.serve`."""
-        payloads = self.flow.received
+        flow = self.flow
+        if flow.is_closed:
+            self.expired(now)
+            return False
+        payloads = flow.received
         if payloads:
             self._latest = now
             for payload in payloads:
