@@ -114,6 +114,10 @@ class LoopbackResolver:
         if self._runner is not None:
             await self._runner.cleanup()
 
+    def stop_tcp(self) -> None:
+        """Refuse TCP connections from now on, as behind a firewall that knows UDP only."""
+        self._tcp.close()
+
     def answer(self, message: bytes, transport: str) -> bytes | None:
         """The answer to one message; None: silence."""
         query = dnslib.DNSRecord.parse(message)

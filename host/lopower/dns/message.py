@@ -377,7 +377,7 @@ def _write_opt(dnssec_ok: bool, *, upper_rcode: int = 0, options: bytes = b"") -
 
 def write_extended_error(code: int, text: str) -> bytes:
     """The EDNS option that says why there is no answer (RFC 8914 section 2)."""
-    data = _u16.pack(code) + text.encode()[:_MAX_ERROR_TEXT_BYTES]
+    data = _u16.pack(code) + text.encode("ascii", "replace")[:_MAX_ERROR_TEXT_BYTES]
     return _u16.pack(_EXTENDED_ERROR) + _u16.pack(len(data)) + data
 
 
