@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from collections.abc import Callable
 
+from lopower.netstack.errors import FlowError, FlowRefused, FlowReset, FlowTimedOut, FlowUnreachable
 from lopower.netstack.tcp.connection import Connection
+from lopower.netstack.tcp.states import TcpState
 from lopower.netstack.udp import UdpFlow
 
 # What the program has not read yet; beyond it the TCP window closes, and UDP datagrams are dropped.
 MAX_UNREAD_BYTES = 1 << 20
 MAX_UNREAD_DATAGRAMS = 1024
+
+
+def os_error(error: type[FlowError]) -> OSError:
+    """What a socket of the kernel's would raise."""
+    if issubclass(error, FlowRefused):
+        return ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
+    if issubclass(error, FlowReset):
+        return ConnectionResetError(errno.ECONNRESET, "connection reset by peer")
+    if issubclass(error, FlowTimedOut):
+        return TimeoutError(errno.ETIMEDOUT, "connection timed out")
+    if issubclass(error, FlowUnreachable):
+        return OSError(errno.EHOSTUNREACH, "no route to host")
+    return ConnectionAbortedError(errno.ECONNABORTED, "connection aborted")
 
 
 class VirtualStream:
@@ -51,9 +67,9 @@ class VirtualStream:
         Raises:
             ConnectionError, OSError: how it ended instead (refused, unreachable, timed out).
         """
-        while not self.connection.is_established:
-            self._raise_if_closed()
+        while self.connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
             await self._change()
+        self._raise_if_closed()
 
     async def read(self, most: int = MAX_UNREAD_BYTES) -> bytes:
         """Up to `most` bytes, at least one; empty after the peer's FIN.
@@ -141,7 +157,7 @@ class VirtualStream:
     def _raise_if_closed(self) -> None:
         error = self.connection.error
         if error is not None:
-            raise error
+            raise os_error(error)
         if self.connection.is_closed:
             raise ConnectionAbortedError("the connection is closed")
 
@@ -174,9 +190,8 @@ class VirtualDatagrams:
             OSError: the peer's host said that nothing answers there.
         """
         while not self._unread:
-            error = self.flow.error
-            if error is not None:
-                raise error
+            if self.flow.error is not None:
+                raise os_error(self.flow.error)
             self._changed.clear()
             await self._changed.wait()
         return self._unread.popleft()
