@@ -220,8 +220,7 @@ class Connection:
                 self.sender.fin_requested = True
 
     def close(self, now: float) -> None:
-        """Nobody reads any more either. Data not yet consumed, or still to come, is answered by a RST (RFC 2525
-        2.17)."""
+        """`shutdown`, and nobody reads any more: data not consumed, or still to come, gets a RST (RFC 2525 2.17)."""
         if self.is_closed:
             return
         if self.receiver.received_bytes:
@@ -250,8 +249,7 @@ class Connection:
         return int(now * 1000) + self.timestamp_offset & MASK
 
     def send_segment(self, sequence: int, flags: int, now: float, payload: bytes | memoryview[int] = b"") -> None:
-        """Queue one segment; it leaves with the turn's `flush`. It carries ACK, window, time stamps, and SACK
-        blocks."""
+        """Queue one segment for the turn's `flush`, with ACK, window, time stamps and SACK blocks."""
         receiver = self.receiver
         options = b""
         if self.sender.timestamps:
