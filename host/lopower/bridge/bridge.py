@@ -7,6 +7,7 @@ state is per device, and so are the limits; what one device does never waits in 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
@@ -21,6 +22,7 @@ from lopower.bridge.gateway_dns import DnsService, Resolver
 from lopower.bridge.gateway_http import PageFacts, PageService, utc_text
 from lopower.bridge.gateway_time import TimeService
 from lopower.bridge.icmp import EchoRelay
+from lopower.bridge.ping import GatewayPing
 from lopower.bridge.policy import Decision, IPAddress, IPNetwork, PolicyTable, Protocol, Via
 from lopower.bridge.poller import Poller
 from lopower.bridge.sntp import ClockState, SntpServer, kernel_clock_state
@@ -76,6 +78,7 @@ class Bridge:
         flows: all flows and counters.
         policy: the table; tell the bridge of a change with `recheck`.
         gateway: the gateway's services.
+        pings: echo requests of the gateway's own.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Bridge:
         self._slots = ReceiveSlots()
         self._echo_relay = EchoRelay(self.flows)
         self._device_echo = DeviceEcho(self.flows)
+        self.pings = GatewayPing(stack, random.randrange(1 << 16), clock, poller.wake)
         self._closing = False
         self._dns = DnsService(self.flows, dns, loop, clock)
         self._page = PageService(self.flows, self._page_facts, self._is_own_host, loop, clock)
@@ -155,6 +159,15 @@ class Bridge:
         """
         self.gateway.set_served(entries)
         self.recheck(now)
+
+    def set_rules(self, rules: Iterable[Rule], now: float) -> None:
+        """The global rules are these from now on; flows that they refuse end."""
+        self.policy.set_rules(rules)
+        self.recheck(now)
+
+    def set_dialer(self, dialer: HostDialer) -> None:
+        """New flows of the host's network stack leave through this one."""
+        self._dialer = dialer
 
     def host_changed(self, snapshot: HostSnapshot) -> None:
         """The host's addresses are these from now on; flows that are refused now end."""
@@ -237,7 +250,10 @@ class Bridge:
         elif isinstance(event, EchoRequested):
             self._echo_requested(event, now)
         elif isinstance(event, EchoReplyReceived):
-            self._device_echo.reply(event, now)
+            if event.destination in self.policy.gateway:
+                self.pings.reply(event, now)
+            else:
+                self._device_echo.reply(event, now)
 
     def _tcp_opened(self, connection: Connection, now: float) -> None:
         state = _state_of(connection.peer)

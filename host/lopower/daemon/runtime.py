@@ -18,7 +18,9 @@ from lopower.bridge.bridge import Bridge
 from lopower.bridge.device_state import DeviceState
 from lopower.bridge.poller import Poller
 from lopower.daemon.datapath import DataPath
+from lopower.daemon.setting_values import HostPort
 from lopower.daemon.settings import Settings
+from lopower.daemon.statistics import DeviceStatistics, EchoResult, InterfaceStatistics
 from lopower.daemon.tai64n import TimestampSource
 from lopower.daemon.udp_socket import SocketFeatures
 from lopower.daemon.write_behind import WriteBehind
@@ -73,6 +75,7 @@ class ProxyRuntime:
         self._private_key = private_key
         self._loop = loop
         self._clock = clock
+        self._started = clock()
         self._peers: dict[int, Peer] = {}  # by the device's id
         self._tasks: set[asyncio.Task[None]] = set()
         self._moved: dict[bytes, tuple[str, int]] = {}
@@ -233,16 +236,88 @@ class ProxyRuntime:
         """The served ports are these from now on."""
         self.bridge.set_served(entries, self._clock())
 
-    def peer_of(self, device: Device) -> Peer | None:
-        """The device's WireGuard peer; None while it is disabled."""
-        return self._peers.get(device.id)
-
     def reload(self, settings: Settings) -> None:
         """Put into force what of `settings` can be changed without a restart."""
         self._settings = settings
         self.bridge.set_rules((*settings.deny, *settings.allow), self._clock())
         self.bridge.set_dialer(HostDialer(sources=settings.source_address))
         self.dns.reload(self._dns_config(settings))
+
+    def device_statistics(self, device: Device) -> DeviceStatistics:
+        """What has been counted of a device since it was enabled, or since the daemon started."""
+        peer = self._peers.get(device.id)
+        if peer is None:
+            return DeviceStatistics()
+        now, state = self._clock(), peer.context
+        return DeviceStatistics(
+            latest_handshake=_age(peer.latest_handshake, now),
+            last_packet=_age(peer.last_packet, now),
+            endpoint=None if peer.endpoint is None else HostPort(peer.endpoint.host, peer.endpoint.port),
+            rx_bytes=peer.rx_bytes,
+            tx_bytes=peer.tx_bytes,
+            rx_packets=peer.rx_packets,
+            tx_packets=peer.tx_packets,
+            counters=peer.counters + state.counters,
+            tcp_flows=state.tcp_flows,
+            udp_flows=state.udp_flows,
+            refusals=tuple(
+                {
+                    "protocol": refusal.protocol,
+                    "destination": refusal.destination,
+                    "port": refusal.port,
+                    "reason": refusal.reason,
+                    "message": refusal.message,
+                    "count": refusal.count,
+                    "age": round(now - refusal.latest, 3),
+                }
+                for refusal in state.refusals.values()
+            ),
+        )
+
+    def interface_statistics(self) -> InterfaceStatistics:
+        """What has been counted of all since the daemon started."""
+        now, interface = self._clock(), self.interface
+        return InterfaceStatistics(
+            uptime=now - self._started,
+            port=self.port,
+            counters=dict(interface.counters),
+            recent_unknown=tuple(
+                (key, HostPort(endpoint.host, endpoint.port), now - at)
+                for key, endpoint, at in interface.recent_unknown
+            ),
+            recent_wrong_mac1=tuple(
+                (HostPort(endpoint.host, endpoint.port), now - at) for endpoint, at in interface.recent_wrong_mac1
+            ),
+        )
+
+    def status(self) -> dict[str, Any]:
+        """The data plane's part of `lopower status`."""
+        socket = self.path.socket
+        kernel = {"gro": socket.features.gro, "gso": socket.features.gso, "pktinfo": socket.features.pktinfo}
+        return {
+            **self.bridge.status(),
+            "dns": self.dns.status(),
+            "kernel": {**kernel, "epoll": self.poller.edge_triggered},
+            "socket_counters": dict(socket.counters),
+            "stack_counters": dict(self.stack.counters),
+            "turns": dict(self.path.counters),
+            "failures": self.failures(),
+        }
+
+    async def ping(self, device: Device, count: int, interval: float, timeout: float) -> list[EchoResult]:
+        """Echo requests to a device, to its IPv4 address if it has one, one after the other."""
+        address = device.ipv4 or device.ipv6
+        peer = self._peers.get(device.id)
+        if peer is None or address is None:
+            return []
+        source = next(own for own in self._registry.ranges.gateways if own.version == address.version)
+        results: list[EchoResult] = []
+        for sequence in range(1, count + 1):
+            seconds = await self.bridge.pings.ping(peer, source.packed, address.packed, timeout)
+            results.append(EchoResult(sequence=sequence, seconds=seconds, address=str(address)))
+            if sequence < count:
+                await asyncio.sleep(max(0.0, interval - (seconds or timeout)))
+        return results
 
     def failures(self) -> list[str]:
         """What does not work at the moment, in words."""
@@ -340,6 +415,10 @@ class ProxyRuntime:
             search_domains=settings.search_domain,
             ipv4=not settings.no_ipv4,
         )
+
+
+def _age(at: float | None, now: float) -> float | None:
+    return None if at is None else max(0.0, now - at)
 
 
 def _mtu_of(peer: Any) -> int:
