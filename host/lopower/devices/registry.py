@@ -137,6 +137,10 @@ class Registry:
             raise DeviceNotFound(f"there is no device {name!r}; {hint}")
         return device
 
+    def find(self, name: str) -> Device | None:
+        """The device with this name (lower case), if there is one."""
+        return self._by_name.get(name)
+
     def find_by_key(self, public_key: bytes) -> Device | None:
         """The device with this public key."""
         return self._by_key.get(public_key)
