@@ -403,7 +403,7 @@ class World:
     async def until(self, condition: Any, timeout: float = 10.0) -> None:
         """Wait until `condition()`."""
         async with asyncio.timeout(timeout):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 (what is waited for has no event)
                 await asyncio.sleep(0.002)
 
     def elapse(self, seconds: float) -> None:
