@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import MutableMapping
 
 
 class Notifier:
@@ -14,7 +15,7 @@ class Notifier:
         watchdog_interval: seconds between signs of life that the manager demands, or None.
     """
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
         """Take NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID out of `environment`, so that children do not inherit."""
         address = environment.pop("NOTIFY_SOCKET", "")
         microseconds = environment.pop("WATCHDOG_USEC", "")
