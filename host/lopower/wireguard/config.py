@@ -15,8 +15,8 @@ class InterfaceConfig:
         rows: packets of one turn that are opened into rows: 16 super-datagrams of at most 64 (the kernel's limit for
             UDP GRO) and some to spare; more are opened one by one.
         row_stride: bytes per row, a multiple of 16: the largest packet that an Ethernet path of 1,500 bytes can carry.
-        handshakes_per_turn: handshake messages worked on in one turn, about 0.25 ms each, so that a flood of them never
-            keeps packets waiting for longer than a few milliseconds; more are queued.
+        handshakes_per_turn: handshake messages worked on in one turn, about 0.25 ms each; more are queued. Fewer than a
+            turn's datagrams, so that a flood fills the queue, shows as load and never keeps packets waiting for long.
         max_queued_handshakes: handshake messages waiting for their turn, an eighth of which means "under load"; anybody
             who knows our public key can fill this.
         rate_limit_exempt: networks whose handshake messages are not rate limited under load.
@@ -25,7 +25,7 @@ class InterfaceConfig:
     mtu: int = 1420
     rows: int = 1088
     row_stride: int = 1440
-    handshakes_per_turn: int = 32
+    handshakes_per_turn: int = 4
     max_queued_handshakes: int = 1024
     rate_limit_exempt: tuple[IPv4Network | IPv6Network, ...] = ()
 
