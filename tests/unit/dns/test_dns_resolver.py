@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import dnslib
+import psutil
 import pytest
 
 from lopower.dns import upstreams
@@ -381,6 +382,30 @@ async def test_a_slow_resolver_delays_no_cached_and_no_local_name(
     assert time.monotonic() - start < 0.4
     assert not slow.done()
     await slow
+
+
+async def test_a_thousand_questions_leave_nothing_behind(
+    tmp_path: Path, resolver: LoopbackResolver, second: LoopbackResolver
+) -> None:
+    process = psutil.Process()
+    tasks, descriptors = len(asyncio.all_tasks()), process.num_fds()
+    server = make_server(make_config(tmp_path, resolv_conf(resolver, second)))
+    resolver.behaviour.wrong_ids = 1
+    for round_ in range(20):
+        resolver.behaviour.truncate = round_ % 3 == 0
+        asking = [asyncio.create_task(ask(server, f"n{round_}-{number}.example.org")) for number in range(50)]
+        await asyncio.sleep(0)
+        for given_up in asking[::5]:
+            given_up.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+    status = server.status()
+    assert status["in_flight"] == status["pending"] == 0
+    assert status["cache"]["entries"] == 1000
+    await server.close()
+    await asyncio.sleep(0.05)
+    resolver.behaviour.wrong_ids = 0
+    assert len(asyncio.all_tasks()) == tasks
+    assert process.num_fds() == descriptors
 
 
 async def test_reload_lets_what_is_under_way_end(
