@@ -15,8 +15,9 @@ from lopower.netstack.events import TcpSynReceived
 from lopower.netstack.tcp.config import TcpConfig
 from lopower.netstack.tcp.connection import Connection
 from lopower.netstack.tcp.layer import TcpLayer
+from lopower.netstack.tcp.segments import SegmentBuilder
 from lopower.wire.rows import PacketRows
-from lopower.wire.tcp import ACK, PSH, TcpHeader, parse_header
+from lopower.wire.tcp import ACK, PSH, SYN, TcpHeader, TcpOptions, parse_header
 
 CLIENT4, SERVER4 = bytes((10, 90, 0, 7)), bytes((192, 0, 2, 1))
 CLIENT6, SERVER6 = bytes.fromhex("fd7aa115c1e099090000000000000007"), bytes.fromhex("20010db8" + "00" * 11 + "01")
@@ -61,6 +62,17 @@ def parse_segment(packet: bytes, at: float = 0.0) -> Segment:
     ip = parse_ip(packet)
     header = parse_header(packet[ip.header_length : ip.total_length])
     return Segment(at, packet, header, packet[ip.header_length + header.header_length : ip.total_length])
+
+
+def strip_options(packet: bytes) -> bytes:
+    """A SYN with its MSS alone; other packets as they are."""
+    segment, ip = parse_segment(packet), parse_ip(packet)
+    header = segment.header
+    if not header.flags & SYN:
+        return packet
+    builder = SegmentBuilder(ip.source, ip.destination, header.source_port, header.destination_port)
+    options = TcpOptions(maximum_segment_size=header.options.maximum_segment_size).to_bytes()
+    return builder.build(header.sequence, header.acknowledgment, header.flags, header.window, options)
 
 
 @dataclass(slots=True)
@@ -142,6 +154,7 @@ class Host:
         self.unreachables: list[tuple[bytes, Any]] = []
         self.mtu = mtu
         self.fast = fast
+        self.strips_options = False  # its SYNs offer an MSS and nothing else
         self.fast_segments = 0
         self.slow_segments = 0
         self.accepted: list[Connection] = []
@@ -163,7 +176,8 @@ class Host:
         connection.accept(now)
 
     def send_packets(self, peer: Any, packets: Sequence[bytes | memoryview[int]], now: float) -> None:
-        self.outbox.extend(map(bytes, packets))
+        for packet in packets:
+            self.outbox.append(strip_options(bytes(packet)) if self.strips_options else bytes(packet))
 
     def send_rows(
         self, peer: Any, rows: PacketRows, first: int, count: int, packet_length: int, last_length: int, now: float

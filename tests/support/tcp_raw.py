@@ -53,7 +53,9 @@ class RawClient:
     ) -> bytes:
         """One packet of this flow."""
         if options is None:
-            options = TcpOptions(timestamp=self.timestamp, timestamp_echo=self.echo) if self.timestamps else TcpOptions()
+            options = (
+                TcpOptions(timestamp=self.timestamp, timestamp_echo=self.echo) if self.timestamps else TcpOptions()
+            )
         return self.builder.build(
             self.sequence if sequence is None else sequence & MASK,
             self.acknowledgment if acknowledgment is None else acknowledgment & MASK,

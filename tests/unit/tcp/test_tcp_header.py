@@ -48,7 +48,9 @@ def test_window_scale_beyond_14_counts_as_14() -> None:
     assert parse_options(bytes((3, 3, 200, 0))).window_scale == 14
 
 
-@pytest.mark.parametrize("data", [b"\x02", b"\x02\x00\x05\xb4", b"\x02\x01\x05\xb4", b"\x08\x0a\x00\x00", b"\x05\x03\x00"])
+@pytest.mark.parametrize(
+    "data", [b"\x02", b"\x02\x00\x05\xb4", b"\x02\x01\x05\xb4", b"\x08\x0a\x00\x00", b"\x05\x03\x00"]
+)
 def test_broken_option_lengths_are_ignored(data: bytes) -> None:
     assert parse_options(data) == TcpOptions()
 

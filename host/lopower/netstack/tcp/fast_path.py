@@ -1,4 +1,4 @@
-"""The common case: an established connection, the next expected segments, nothing but ACK and PSH.
+"""The common case: an open connection, the next expected segments, nothing but ACK and PSH.
 
 A whole run of segments is taken at the price of one. Whatever is unusual is left to `state_machine`, which does the
 same for each segment; the run is then offered to it row by row, so refusing is always right.
@@ -7,7 +7,7 @@ same for each segment; the run is then offered to it row by row, so refusing is 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lopower.netstack.tcp.sequence import MASK, difference
 from lopower.netstack.tcp.states import TcpState
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 _TIMESTAMPS = struct.Struct("!III")
 
+_TAKES_DATA: Final = frozenset({TcpState.ESTABLISHED, TcpState.FIN_WAIT_1, TcpState.FIN_WAIT_2})
+_TAKES_ACKS: Final = _TAKES_DATA | {TcpState.CLOSE_WAIT}
+
 # Cutting the views of all rows beforehand pays for runs of at least this many rows.
-_SLICES_FROM = 8
+_SLICES_FROM: Final = 8
 
 
 class SegmentRun(Protocol):
@@ -49,7 +52,7 @@ def receive_run(connection: Connection, run: SegmentRun, now: float) -> bool:
     total = run.end_sequence - run.sequence & MASK
     ack = una + (run.acknowledgment - una & MASK)
     if (
-        connection.state is not TcpState.ESTABLISHED
+        connection.state not in (_TAKES_DATA if total else _TAKES_ACKS)
         or run.sequence != rcv_nxt & MASK
         or rcv_nxt + total > receiver.rcv_adv
         or ack > sender.snd_nxt
@@ -75,13 +78,18 @@ def receive_run(connection: Connection, run: SegmentRun, now: float) -> bool:
     elif run.header_length != 20:
         return False
     count = last - first
-    if count > 1 and ack != una:
+    lengths: list[int] | None = None
+    if count > 1:
         # No row may acknowledge more than the last one does, or less than was acknowledged before.
-        column = run.ip_header_length // 4 + 2
-        acks = rows.words_be[first:last, column].astype("u4")
+        acks = rows.words_be[first:last, run.ip_header_length // 4 + 2].astype("u4")
         acks -= una & MASK
         if acks.max() > ack - una:
             return False
+        if run.uniform_length <= 0:
+            lengths = run.payload_lengths.tolist()
+            # Empty segments count as duplicate ACKs, unless each says more than the one before.
+            if 0 in lengths and sender.snd_nxt != una and not (acks[0] > 0 and (acks[1:] > acks[:-1]).all()):
+                return False
 
     if sender.timestamps and rcv_nxt <= receiver.last_ack_sent:
         receiver.ts_recent, receiver.ts_recent_at = timestamp, now
@@ -94,7 +102,8 @@ def receive_run(connection: Connection, run: SegmentRun, now: float) -> bool:
             pieces = rows.slices(header, header + run.uniform_length)[first:last]
             last_length = run.uniform_length
         else:
-            lengths = run.payload_lengths.tolist()
+            if lengths is None:
+                lengths = run.payload_lengths.tolist()
             last_length = lengths[-1]
             pieces = _cut(rows, first, header, lengths)
         received = receiver.received

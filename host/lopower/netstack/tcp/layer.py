@@ -14,7 +14,6 @@ from lopower.netstack.tcp.chunks import ChunkPool, MemoryBudget
 from lopower.netstack.tcp.config import TcpConfig
 from lopower.netstack.tcp.connection import Connection
 from lopower.netstack.tcp.isn import InitialSequenceNumbers
-from lopower.netstack.tcp.receiver import WINDOW_SCALE
 from lopower.netstack.tcp.segments import SegmentBuilder
 from lopower.netstack.tcp.sequence import expand
 from lopower.netstack.tcp.states import TcpState
@@ -202,7 +201,6 @@ class TcpLayer:
         local, remote = (destination, header.destination_port), (source, header.source_port)
         connection = Connection(self, peer, key, local, remote, passive=True, now=now)
         connection.syn_packet = packet
-        connection.receiver.scale = WINDOW_SCALE
         self._add(flows, connection)
         state_machine.take_syn(connection, header, self.receive_mss(connection))
         connection.receiver.ts_recent_at = now
@@ -259,7 +257,6 @@ class TcpLayer:
             self._drop_if_empty(peer, flows)
             raise LimitReached("no free port, or too many flows")
         connection = Connection(self, peer, key, (address, chosen), remote, passive=False, now=now)
-        connection.receiver.scale = WINDOW_SCALE
         self._add(flows, connection)
         connection.lifetime_at = now + self.config.connect_timeout
         connection.send_syn(now)

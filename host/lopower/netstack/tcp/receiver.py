@@ -80,8 +80,11 @@ class Receiver:
         self.fin_received = False
         self.discarding = False
 
-    def start(self, irs: int) -> None:
-        """The peer's SYN was seen."""
+    def start(self, irs: int, scale: int) -> None:
+        """The peer's SYN was seen; our windows will be scaled by `scale`."""
+        self.scale = scale
+        self._maximum = min(self._maximum, 0xFFFF << scale)
+        self.limit = min(self.limit, self._maximum)
         self.irs = irs
         self.rcv_nxt = self.rcv_adv = self.last_ack_sent = irs + 1
 

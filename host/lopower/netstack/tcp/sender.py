@@ -523,8 +523,8 @@ class Sender:
             probe = max(2 * rtt.srtt, _PROBE_MINIMUM)
             if self.snd_nxt - self.snd_una <= self.mss:
                 probe += _PEER_ACK_DELAY
-            if probe < rtt.rto and not rtt.backoff:
-                self._set(Timer.LOSS_PROBE, now + probe)
+            if not rtt.backoff:
+                self._set(Timer.LOSS_PROBE, now + min(probe, rtt.rto))
                 return
         if restart or self.timer is not Timer.RETRANSMISSION:
             self._set(Timer.RETRANSMISSION, now + rtt.rto)

@@ -10,6 +10,7 @@ from typing import Final
 
 from lopower.netstack.errors import FlowRefused
 from lopower.netstack.tcp.connection import Connection
+from lopower.netstack.tcp.receiver import WINDOW_SCALE
 from lopower.netstack.tcp.sequence import MASK, difference, expand
 from lopower.netstack.tcp.states import TcpState
 from lopower.wire.tcp import ACK, FIN, RST, SYN, TcpHeader
@@ -38,13 +39,10 @@ def segment_arrives(connection: Connection, header: TcpHeader, payload: memoryvi
 def take_syn(connection: Connection, header: TcpHeader, mss: int) -> None:
     """What the peer's SYN says: its ISN, its options, and so what both sides will use. `mss` is what the path takes."""
     receiver, sender, options = connection.receiver, connection.sender, header.options
-    receiver.start(header.sequence)
+    receiver.start(header.sequence, 0 if options.window_scale is None else WINDOW_SCALE)
     connection.syn_options = options
     sender.snd_wnd = sender.max_snd_wnd = header.window  # never scaled in a SYN
-    if options.window_scale is not None:
-        sender.scale = options.window_scale
-    else:
-        receiver.scale = 0
+    sender.scale = options.window_scale or 0
     sender.sack = options.sack_permitted
     sender.timestamps = options.timestamp is not None
     receiver.ts_recent = options.timestamp or 0
