@@ -7,7 +7,7 @@ import errno
 from collections import deque
 from collections.abc import Callable
 
-from lopower.netstack.errors import FlowError, FlowRefused, FlowReset, FlowTimedOut, FlowUnreachable
+from lopower.netstack.errors import FlowError, FlowProhibited, FlowRefused, FlowReset, FlowTimedOut, FlowUnreachable
 from lopower.netstack.tcp.connection import Connection
 from lopower.netstack.tcp.states import TcpState
 from lopower.netstack.udp import UdpFlow
@@ -25,6 +25,8 @@ def os_error(error: type[FlowError]) -> OSError:
         return ConnectionResetError(errno.ECONNRESET, "connection reset by peer")
     if issubclass(error, FlowTimedOut):
         return TimeoutError(errno.ETIMEDOUT, "connection timed out")
+    if issubclass(error, FlowProhibited):
+        return PermissionError(errno.EACCES, "administratively prohibited")
     if issubclass(error, FlowUnreachable):
         return OSError(errno.EHOSTUNREACH, "no route to host")
     return ConnectionAbortedError(errno.ECONNABORTED, "connection aborted")

@@ -15,6 +15,10 @@ class FlowUnreachable(FlowError):  # noqa: N818
     """An ICMP error or the want of a local address ended an active open."""
 
 
+class FlowProhibited(FlowUnreachable):
+    """The same, since somebody on the way does not permit it: an ICMP error "administratively prohibited"."""
+
+
 class FlowReset(FlowError):  # noqa: N818
     """The peer sent a RST that RFC 5961 accepts."""
 

@@ -234,7 +234,7 @@ class Stack:
             self.udp.unreachable(peer, quotation, kind, now)
         elif quotation.protocol == PROTOCOL_TCP:
             # RFC 5461 section 2: what may pass by itself is soft.
-            severity = "hard" if kind in ("port", "prohibited") else "soft"
+            severity = "hard" if kind == "port" else kind if kind == "prohibited" else "soft"
             self.tcp.icmp_error(peer, quotation.packet, severity, 0, now)
         else:
             self.counters["icmp_for_no_flow"] += 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lopower.netstack.config import UdpConfig
-from lopower.netstack.errors import FlowError, FlowRefused, FlowUnreachable, LimitReached
+from lopower.netstack.errors import FlowError, FlowProhibited, FlowRefused, FlowUnreachable, LimitReached
 from lopower.netstack.events import StackEvent, UdpFlowOpened
 from lopower.netstack.output import IpOutput
 from lopower.netstack.rows import DatagramRun
@@ -45,6 +45,9 @@ _LARGE: Final = 4096
 
 _HEADER = struct.Struct("!HHHH")
 _PORTS = struct.Struct("!HH")
+
+
+_ERRORS: Final[dict[UnreachableKind, type[FlowError]]] = {"port": FlowRefused, "prohibited": FlowProhibited}
 
 
 class UdpFlow:
@@ -280,7 +283,7 @@ class UdpLayer:
         """A device answered a datagram of ours with an ICMP error."""
         flow = self._quoted(peer, quotation)
         if flow is not None:
-            flow.error = FlowRefused if kind == "port" else FlowUnreachable
+            flow.error = _ERRORS.get(kind, FlowUnreachable)
             self._mark(flow)
 
     def too_big(self, peer: Any, quotation: Quotation, mtu: int, now: float) -> None:
