@@ -61,7 +61,7 @@ def _exhausted(network: IPNetwork, name: str, free_from: float | None) -> str:
         example = "CIDR"
     parts = [f"widen the range with `lopower up --ipv{network.version} {example}`"]
     if network.version == 4:
-        parts.append(f"add the device with IPv6 alone (`lopower device add {name} --no-ipv4`)")
+        parts.append(f"add the device with IPv6 alone (`lopower device add {name} --address ipv6-only`)")
     if free_from is not None:
         moment = datetime.fromtimestamp(free_from, UTC)
         parts.append(f"wait until {moment:%Y-%m-%d %H:%M} UTC, when the address of a removed device becomes free")

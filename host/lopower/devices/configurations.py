@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple, get_args
 from lopower.devices import formats
 from lopower.devices.addresses import IPAddress, IPNetwork, Ranges
 from lopower.devices.allowed_ips import allowed_ips
-from lopower.devices.device import Device
+from lopower.devices.device import Device, NewDevice
 from lopower.devices.errors import ConfigurationUnavailable
 from lopower.devices.keys import format_key
 from lopower.devices.policy import Rule
@@ -159,6 +159,7 @@ def render(device: Device, server: ServerFacts, format: Format, private_key: byt
     Raises:
         ConfigurationUnavailable: the format has no place for what this device needs; the message says what.
     """
+    check_format(device, server, format)
     configuration = configuration_of(device, server)
     key = format_key(private_key) if private_key is not None else f"<private key of {device.name}>"
     if format == "conf":
@@ -195,7 +196,7 @@ def png(device: Device, server: ServerFacts, private_key: bytes) -> bytes:
 def digest(device: Device, server: ServerFacts) -> str:
     """Of all that a device's configuration holds but its private key and its name; 64 hexadecimal digits.
 
-    It differs from the one stored when the configuration was last handed out exactly when that one is outdated.
+    The configuration a device was given is outdated when its digest then (`Device.configuration_digest`) is not this.
     """
     configuration = configuration_of(device, server)
     content = [
@@ -212,9 +213,17 @@ def digest(device: Device, server: ServerFacts) -> str:
     return hashlib.sha256(json.dumps(content).encode("ascii")).hexdigest()
 
 
-def is_outdated(device: Device, server: ServerFacts) -> bool:
-    """Whether a device was handed a configuration that is not right any more."""
-    return device.configuration_digest is not None and device.configuration_digest != digest(device, server)
+def check_format(device: Device | NewDevice, server: ServerFacts, format: Format) -> None:
+    """Whether a device, perhaps one yet to be added, can have a configuration in this format.
+
+    Raises:
+        ConfigurationUnavailable: it cannot; the message says why.
+    """
+    if format in ("esphome", "arduino"):
+        has_ipv4 = device.ipv4 is not None and server.ranges.ipv4 is not None
+        formats.check_ipv4(format, device.name, has_ipv4)
+    if format == "arduino":
+        formats.check_arduino(device.name, device.preshared_key is not None, server.endpoints)
 
 
 def _compact(device: Device, server: ServerFacts, private_key: bytes) -> str:

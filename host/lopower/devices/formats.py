@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lopower.devices.errors import ConfigurationUnavailable
 
 if TYPE_CHECKING:
     from lopower.devices.configurations import Configuration, ServerEndpoint
+
+_LIBRARIES: Final = {"esphome": "ESPHome's wireguard component", "arduino": "Arduino's WireGuard-ESP32 library"}
 
 
 def conf(configuration: Configuration, private_key: str, *, compact: bool = False) -> str:
@@ -68,13 +71,9 @@ def as_json(configuration: Configuration, private_key: str | None) -> str:
 
 
 def esphome(configuration: Configuration, private_key: str) -> str:
-    """ESPHome's `wireguard` component: IPv4 only.
-
-    Raises:
-        ConfigurationUnavailable: the device has no IPv4.
-    """
-    address, network = _ipv4(configuration, "ESPHome's wireguard component")
-    endpoint = _endpoint(configuration)
+    """ESPHome's `wireguard` component: IPv4 only, which `check_ipv4` has seen to."""
+    address, network = _ipv4(configuration)
+    endpoint = _endpoint(configuration.endpoints)
     # lwIP sends into the tunnel what lies in the interface's network; the component has no other routes.
     netmask = IPv4Address(0) if configuration.full_tunnel else network.netmask
     allowed = [entry for entry in configuration.allowed_ips if isinstance(entry, IPv4Network)]
@@ -106,21 +105,10 @@ def esphome(configuration: Configuration, private_key: str) -> str:
 def arduino(configuration: Configuration, private_key: str) -> str:
     """Arduino's WireGuard-ESP32 library: IPv4 only, no preshared key, all traffic through the tunnel.
 
-    Raises:
-        ConfigurationUnavailable: the device has no IPv4, or a preshared key, or the server no IPv4 endpoint.
+    What it cannot do `check_ipv4` and `check_arduino` have refused.
     """
-    address, _ = _ipv4(configuration, "Arduino's WireGuard-ESP32 library")
-    endpoint = _endpoint(configuration)
-    if ":" in endpoint.host:
-        raise ConfigurationUnavailable(
-            f"Arduino's WireGuard-ESP32 library dials IPv4 only, and the server's endpoint is {endpoint}; "
-            "give it another with `--endpoint HOST`"
-        )
-    if configuration.preshared_key is not None:
-        raise ConfigurationUnavailable(
-            f"Arduino's WireGuard-ESP32 library takes no preshared key, and {configuration.name} has one: it would "
-            f"never connect. `lopower device remove {configuration.name}`, then add it again with --no-psk"
-        )
+    address, _ = _ipv4(configuration)
+    endpoint = _endpoint(configuration.endpoints)
     return "\n".join(
         (
             f"// lopower: device {configuration.name}, for Arduino's WireGuard-ESP32 library, which carries IPv4 only.",
@@ -144,17 +132,44 @@ def arduino(configuration: Configuration, private_key: str) -> str:
     )
 
 
-def _ipv4(configuration: Configuration, library: str) -> tuple[IPv4Address, IPv4Network]:
-    if configuration.ipv4 is None or configuration.network is None:
+def check_ipv4(format: str, name: str, has_ipv4: bool) -> None:
+    """Refuse a format for IPv4 alone to a device without.
+
+    Raises:
+        ConfigurationUnavailable
+    """
+    if not has_ipv4:
         raise ConfigurationUnavailable(
-            f"{library} carries IPv4 only, and {configuration.name} has no IPv4 address; "
-            f"`lopower device remove {configuration.name}`, then add it again with one"
+            f"{_LIBRARIES[format]} carries IPv4 only, and {name} has no IPv4 address; add it with one, "
+            "or choose another format"
         )
+
+
+def check_arduino(name: str, has_preshared_key: bool, endpoints: Sequence[ServerEndpoint]) -> None:
+    """Refuse a configuration that could never connect.
+
+    Raises:
+        ConfigurationUnavailable
+    """
+    library = _LIBRARIES["arduino"]
+    if has_preshared_key:
+        raise ConfigurationUnavailable(
+            f"{library} takes no preshared key, and {name} has one, so it would never connect; "
+            "add the device with --no-psk"
+        )
+    if endpoints and ":" in _endpoint(endpoints).host:
+        raise ConfigurationUnavailable(
+            f"{library} dials IPv4 only, and the server's endpoint is {endpoints[0]}; "
+            "give it another with `--endpoint HOST`"
+        )
+
+
+def _ipv4(configuration: Configuration) -> tuple[IPv4Address, IPv4Network]:
+    assert configuration.ipv4 is not None
+    assert configuration.network is not None
     return configuration.ipv4, configuration.network
 
 
-def _endpoint(configuration: Configuration) -> ServerEndpoint:
+def _endpoint(endpoints: Sequence[ServerEndpoint]) -> ServerEndpoint:
     """The first that is no IPv6 address: lwIP is often built without IPv6."""
-    return next(
-        (endpoint for endpoint in configuration.endpoints if ":" not in endpoint.host), configuration.endpoints[0]
-    )
+    return next((endpoint for endpoint in endpoints if ":" not in endpoint.host), endpoints[0])

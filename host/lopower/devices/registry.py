@@ -76,7 +76,6 @@ class Registry:
         # Replaced or changed one entry at a time, after the commit; readers take what is there.
         self._by_name: dict[str, Device] = {}
         self._by_key: dict[bytes, Device] = {}
-        self._by_address: dict[IPAddress, Device] = {}
         self._served: dict[tuple[str, int], ServedPort] = {}
         self._ranges = Ranges()
         self._random_ipv6 = False
@@ -130,7 +129,7 @@ class Registry:
         Raises:
             DeviceNotFound: there is none.
         """
-        device = self._by_name.get(name.lower())
+        device = self.find(name)
         if device is None:
             similar = get_close_matches(name.lower(), tuple(self._by_name), n=1)
             hint = f"did you mean {similar[0]!r}?" if similar else "`lopower device list` shows all"
@@ -141,18 +140,9 @@ class Registry:
         """The device with this name (lower case), if there is one."""
         return self._by_name.get(name)
 
-    def find_by_key(self, public_key: bytes) -> Device | None:
-        """The device with this public key."""
-        return self._by_key.get(public_key)
-
-    def find_by_address(self, address: IPAddress) -> Device | None:
-        """The device with this inner address."""
-        return self._by_address.get(address)
-
-    def naming(self, name: str) -> list[Device]:
-        """The devices with a rule that names this one; they change when it is renamed or removed."""
-        name = name.lower()
-        return [device for device in self.devices() if any(rule.device == name for rule in device.rules)]
+    def find(self, name: str) -> Device | None:
+        """The device with this name, or None."""
+        return self._by_name.get(name.lower())
 
     @property
     def ranges(self) -> Ranges:
@@ -204,7 +194,7 @@ class Registry:
         """
         with self._lock:
             device = self.get(name)
-            naming = self.naming(name)
+            naming = self._naming(device.name)
             now = self._clock()
             addresses = [address for address in (device.ipv4, device.ipv6) if address is not None]
             with self._transaction() as connection:
@@ -237,7 +227,7 @@ class Registry:
                 return device
             if new_name in self._by_name:
                 raise NameTaken(f"there is a device {new_name!r} already; choose another name")
-            naming = self.naming(name)
+            naming = self._naming(device.name)
             self._update(device, name=new_name)
             self._drop(device)
             self._put(replace(device, name=new_name))
@@ -441,17 +431,15 @@ class Registry:
     def _put(self, device: Device) -> Device:
         self._by_name[device.name] = device
         self._by_key[device.public_key] = device
-        for address in (device.ipv4, device.ipv6):
-            if address is not None:
-                self._by_address[address] = device
         return device
 
     def _drop(self, device: Device) -> None:
         del self._by_name[device.name]
         del self._by_key[device.public_key]
-        for address in (device.ipv4, device.ipv6):
-            if address is not None:
-                del self._by_address[address]
+
+    def _naming(self, name: str) -> list[Device]:
+        """The devices with a rule that names this one."""
+        return [device for device in self._by_name.values() if any(rule.device == name for rule in device.rules)]
 
     def _load(self, connection: Connection) -> None:
         stored = rows.load(connection)
