@@ -80,7 +80,7 @@ def diagnose(
     if counters.get("timestamp_not_newer", 0):
         finding = Finding(
             "clock_went_back",
-            f"{_times(counters['timestamp_not_newer'])} its initiation carried a time stamp no newer than its last one: "
+            f"{_times(counters['timestamp_not_newer'])} its initiation carried a time stamp no newer than the last: "
             "its clock went back, as after a power cut without a battery (or a recorded message is being replayed)",
             f"set the device's clock, or accept its new time once with: lopower device reset-clock {name}",
         )
@@ -172,7 +172,7 @@ def _strangers(device: Device, interface: InterfaceStatistics, server_key: bytes
                 "wrong_server_key",
                 f"a device at {place} sent a handshake for another server's public key {_ago(age)}; "
                 f"ours is {b64encode(server_key).decode()}",
-                f"if that is {device.name}, correct PublicKey in its configuration: lopower device config {device.name}",
+                f"if that is {device.name}, correct its PublicKey: lopower device config {device.name}",
             )
             findings.append((place.host != known_host, finding))
             break
@@ -180,7 +180,8 @@ def _strangers(device: Device, interface: InterfaceStatistics, server_key: bytes
         if age < RECENT_SECONDS:
             finding = Finding(
                 "unknown_public_key",
-                f"a device at {place} has the public key {b64encode(key).decode()} {_ago(age)}, which no device here has",
+                f"a device at {place} called {_ago(age)} with the public key {b64encode(key).decode()}, "
+                "which no device here has",
                 f"if that is {device.name}, it has another private key than here: remove it, and add it again with "
                 "--public-key and that key",
             )

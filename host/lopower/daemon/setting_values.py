@@ -57,7 +57,7 @@ def choice(*permitted: str) -> Callable[[str], str]:
     return parse
 
 
-def _split(text: str, form: str) -> tuple[str, int]:
+def split_host(text: str, form: str) -> tuple[str, int]:
     """Host and port; 0 without a port."""
     host, port = text, ""
     if text.startswith("["):
@@ -83,7 +83,7 @@ def port_number(text: str) -> int:
 
 def listen(text: str) -> HostPort:
     """`ADDR:PORT`, `:PORT`, `ADDR`, `[ADDR]:PORT`; an empty host is every address of both IP versions."""
-    host, port = _split(text, "ADDR:PORT")
+    host, port = split_host(text, "ADDR:PORT")
     if host:
         try:
             host = str(ip_address(host))
@@ -96,7 +96,7 @@ def listen(text: str) -> HostPort:
 
 def endpoint(text: str) -> HostPort:
     """`HOST[:PORT]`: what devices can dial, so never an unspecified address."""
-    host, port = _split(text, "HOST[:PORT]")
+    host, port = split_host(text, "HOST[:PORT]")
     try:
         known: IPv4Address | IPv6Address = ip_address(host)
     except ValueError:

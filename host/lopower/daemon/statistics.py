@@ -20,7 +20,8 @@ class DeviceStatistics:
         rx_bytes, tx_bytes, rx_packets, tx_packets: from and to the device.
         counters: of its WireGuard peer and of its flows, by name.
         tcp_flows, udp_flows: open now.
-        refusals: destinations it was lately refused, JSON-able: protocol, destination, port, reason, message, count, age.
+        refusals: destinations it was lately refused, JSON-able: protocol, destination, port, reason, message, count,
+            age.
     """
 
     latest_handshake: float | None = None

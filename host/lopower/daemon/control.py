@@ -1,0 +1,404 @@
+"""The control API's server: HTTP on a unix socket.
+
+Who may connect, decides the file system: the socket's owner, its group and its mode. Whoever connects may do
+everything, so changes are logged with the process and user that asked (SO_PEERCRED). Paths begin with the version,
+every error is `{"error": …, "hint": …}`, and `?watch=SECONDS` on a GET repeats the answer, one line of JSON each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import grp
+import json
+import logging
+import os
+import pwd
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+
+from lopower.daemon.endpoints import NoEndpointError
+from lopower.daemon.operations import OperationError, Operations
+from lopower.daemon.requests import Fields, RequestError, parse_device, parse_format, parse_protocol, parse_served
+from lopower.daemon.settings import SettingsError
+from lopower.devices import errors
+from lopower.devices.csv_import import MAX_BYTES, parse_csv
+from lopower.devices.policy import parse_rules
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# A CSV file of the largest size that is read. Whoever may send one may do anything here: this is against accidents.
+MAX_REQUEST_BYTES: Final = MAX_BYTES + (1 << 20)
+MIN_WATCH_SECONDS: Final = 0.1
+MAX_WATCH_SECONDS: Final = 3600.0
+_BACKLOG: Final = 64
+# Connections that are open when the daemon ends get this long; a watch is cancelled at once.
+SHUTDOWN_SECONDS: Final = 1.0
+_SO_PEERCRED: Final = getattr(socket, "SO_PEERCRED", None)
+
+_STATUS_OF: Final = (
+    (errors.DeviceNotFound, 404),
+    (errors.PortNotServed, 404),
+    (errors.NameTaken, 409),
+    (errors.KeyTaken, 409),
+    (errors.AddressTaken, 409),
+    (errors.AddressesExhausted, 409),
+    (errors.DevicesStranded, 409),
+    (errors.DatabaseError, 503),
+    (errors.RegistryError, 400),
+    (RequestError, 400),
+    (SettingsError, 400),
+    (OperationError, 409),
+    (NoEndpointError, 409),
+)
+
+
+class ControlSocketError(Exception):
+    """The control socket cannot be made; the text says why and what to do."""
+
+
+class ControlServer:
+    """Serves operations on a unix socket.
+
+    Args:
+        operations: what can be asked.
+        path: the socket; its directory exists.
+        mode: its rights, such as 0o600.
+        group: the group it belongs to; None: the process's.
+    """
+
+    def __init__(self, operations: Operations, *, path: Path, mode: int, group: str | None) -> None:
+        self._operations = operations
+        self._path = path
+        self._mode = mode
+        self._group = group
+        self._runner: web.AppRunner | None = None
+        self._watches: set[asyncio.Task[Any]] = set()
+        self._inode: tuple[int, int] | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ControlSocketError: another process listens there, or the socket cannot be made as it should be.
+        """
+        listening = _listen(self._path, self._mode, self._group)
+        status = os.stat(self._path)
+        self._inode = (status.st_dev, status.st_ino)
+        application = web.Application(middlewares=[_errors], client_max_size=MAX_REQUEST_BYTES)
+        application.add_routes(self._routes())
+        runner = web.AppRunner(
+            application, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS
+        )
+        await runner.setup()
+        await web.SockSite(runner, listening, backlog=_BACKLOG).start()
+        self._runner = runner
+
+    async def close(self) -> None:
+        """Listen no longer, end what is under way, and remove the socket. Harmless when it has not started."""
+        if self._runner is None:
+            return
+        for watch in self._watches:
+            watch.cancel()
+        await self._runner.cleanup()
+        self._runner = None
+        with contextlib.suppress(OSError):
+            status = os.stat(self._path)
+            if (status.st_dev, status.st_ino) == self._inode:  # not another daemon's, which replaced ours
+                self._path.unlink()
+
+    def _routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/v1/status", self._status),
+            web.get("/v1/server", self._server),
+            web.get("/v1/doctor", self._doctor),
+            web.post("/v1/reload", self._reload),
+            web.get("/v1/devices", self._devices),
+            web.post("/v1/devices", self._add_devices),
+            web.get("/v1/devices/{name}", self._device),
+            web.patch("/v1/devices/{name}", self._change_device),
+            web.delete("/v1/devices/{name}", self._remove_device),
+            web.post("/v1/devices/{name}/configuration", self._configuration),
+            web.post("/v1/devices/{name}/rules", self._change_rules),
+            web.post("/v1/devices/{name}/reset-clock", self._reset_clock),
+            web.post("/v1/devices/{name}/ping", self._ping),
+            web.get("/v1/served", self._served),
+            web.post("/v1/served", self._serve),
+            web.delete("/v1/served/{protocol}/{port}", self._unserve),
+        ]
+
+    # Reading.
+
+    async def _status(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, self._operations.status)
+
+    async def _server(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, self._operations.server)
+
+    async def _doctor(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"checks": await self._operations.doctor()})
+
+    async def _devices(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, lambda: {"devices": self._operations.devices()})
+
+    async def _device(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        return await self._answer(request, lambda: self._operations.device(name))
+
+    async def _served(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, lambda: {"served": self._operations.served()})
+
+    # Changes.
+
+    async def _add_devices(self, request: web.Request) -> web.StreamResponse:
+        fields = Fields(await _body(request), "the request")
+        form = parse_format(fields.take("format", str, "conf"))
+        qr = fields.take("qr", bool, False)
+        table = fields.take("csv", str)
+        bodies = fields.take("devices", object, [])
+        fields.end()
+        if not isinstance(bodies, list) or (table is None) == (not bodies):
+            raise RequestError("the request must have either 'devices', a list that is not empty, or 'csv', a text")
+        # A long list takes seconds, and packets do not wait for it.
+        requests = await asyncio.to_thread(
+            lambda: list(map(parse_device, bodies)) if table is None else parse_csv(table)
+        )
+        added = await self._operations.add_devices(requests, form, qr)
+        _log_change(request, f"added {', '.join(entry['name'] for entry in added)}")
+        return web.json_response({"devices": added}, status=201)
+
+    async def _change_device(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        fields = Fields(await _body(request), "the request")
+        enabled = fields.take("enabled", bool)
+        new_name = fields.take("name", str)
+        fields.end()
+        if (enabled is None) == (new_name is None):
+            raise RequestError("the request must have either 'enabled' or 'name'")
+        if enabled is not None:
+            document = await self._operations.set_enabled(name, enabled)
+            _log_change(request, f"{'enabled' if enabled else 'disabled'} {document['name']}")
+        else:
+            document = await self._operations.rename_device(name, new_name)
+            _log_change(request, f"renamed {name} to {document['name']}")
+        return web.json_response(document)
+
+    async def _remove_device(self, request: web.Request) -> web.StreamResponse:
+        document = await self._operations.remove_device(request.match_info["name"])
+        _log_change(request, f"removed {document['name']}")
+        return web.json_response(document)
+
+    async def _configuration(self, request: web.Request) -> web.StreamResponse:
+        fields = Fields(await _body(request), "the request")
+        form = parse_format(fields.take("format", str, "conf"))
+        fields.end()
+        document = await self._operations.configuration(request.match_info["name"], form)
+        _log_change(request, f"took the configuration of {document['name']}")
+        return web.json_response(document)
+
+    async def _change_rules(self, request: web.Request) -> web.StreamResponse:
+        fields = Fields(await _body(request), "the request")
+        add = parse_rules(fields.take("add", list, []))
+        remove = parse_rules(fields.take("remove", list, []))
+        fields.end()
+        document = await self._operations.change_rules(request.match_info["name"], add, remove)
+        _log_change(request, f"set the rules of {document['name']}: {'; '.join(document['rules']) or 'none'}")
+        return web.json_response(document)
+
+    async def _reset_clock(self, request: web.Request) -> web.StreamResponse:
+        document = await self._operations.reset_clock(request.match_info["name"])
+        _log_change(request, f"reset the clock of {document['name']}")
+        return web.json_response(document)
+
+    async def _ping(self, request: web.Request) -> web.StreamResponse:
+        fields = Fields(await _body(request), "the request")
+        count: int = fields.take("count", int, 1)
+        interval: float = fields.take("interval", float, 1.0)
+        timeout: float = fields.take("timeout", float, 5.0)
+        fields.end()
+        replies = await self._operations.ping(request.match_info["name"], count, interval, timeout)
+        return web.json_response({"replies": replies})
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        document = await self._operations.serve(parse_served(await _body(request)))
+        _log_change(request, f"serves {document['protocol']} port {document['port']} from {document['target']}")
+        return web.json_response(document)
+
+    async def _unserve(self, request: web.Request) -> web.StreamResponse:
+        protocol = parse_protocol(request.match_info["protocol"])
+        text = request.match_info["port"]
+        if not (text.isascii() and text.isdecimal() and len(text) < 6):
+            raise RequestError(f"{text!r} is not a port; ports are 1 to 65535")
+        document = await self._operations.unserve(protocol, int(text))
+        _log_change(request, f"serves {document['protocol']} port {document['port']} no longer")
+        return web.json_response(document)
+
+    async def _reload(self, request: web.Request) -> web.StreamResponse:
+        document = self._operations.reload()
+        _log_change(request, "reloaded the settings")
+        return web.json_response(document)
+
+    async def _answer(self, request: web.Request, read: Callable[[], object]) -> web.StreamResponse:
+        """What `read` returns, once, or again and again."""
+        seconds = _watch_seconds(request)
+        document = read()
+        if seconds is None:
+            return web.json_response(document)
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        task = asyncio.current_task()
+        assert task is not None
+        self._watches.add(task)
+        try:
+            while True:
+                await response.write(json.dumps(document).encode() + b"\n")
+                await asyncio.sleep(seconds)
+                document = read()
+        except (ConnectionError, errors.DeviceNotFound):
+            return response  # the client went away, or the device did
+        finally:
+            self._watches.discard(task)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what went wrong into the API's one shape."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        hint = "docs/control-api.md lists what can be asked" if error.status in (404, 405) else ""
+        return _refusal(f"{error.reason}: {request.method} {request.path[:200]}", hint, error.status)
+    except tuple(kind for kind, _ in _STATUS_OF) as error:
+        status = next(code for kind, code in _STATUS_OF if isinstance(error, kind))
+        return _refusal(str(error), getattr(error, "hint", ""), status)
+    except Exception:
+        # The traceback stays here: it may show more than the client should see.
+        log.exception("internal error while answering %s %s", request.method, request.path)
+        return _refusal("the daemon made an error of its own", "its log has the details; please report them", 500)
+
+
+def _refusal(message: str, hint: str, status: int) -> web.Response:
+    return web.json_response({"error": message, "hint": hint}, status=status)
+
+
+async def _body(request: web.Request) -> object:
+    content = await request.read()
+    if not content:
+        return {}
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise RequestError("the request's body is not JSON") from None
+
+
+def _watch_seconds(request: web.Request) -> float | None:
+    unknown = set(request.query) - {"watch"}
+    if unknown:
+        raise RequestError(f"there is no query parameter {sorted(unknown)[0]!r}; there is: watch")
+    text = request.query.get("watch")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not MIN_WATCH_SECONDS <= seconds <= MAX_WATCH_SECONDS:
+        raise RequestError(f"watch={text}: seconds from {MIN_WATCH_SECONDS} to {MAX_WATCH_SECONDS:g}")
+    return seconds
+
+
+def _log_change(request: web.Request, what: str) -> None:
+    log.info("%s %s", _peer(request), what)
+
+
+def _peer(request: web.Request) -> str:
+    """Who asked: user and process at the other end of the socket."""
+    connected = None if request.transport is None else request.transport.get_extra_info("socket")
+    if connected is None or _SO_PEERCRED is None:
+        return "somebody"
+    try:
+        process, user, _ = struct.unpack("=iII", connected.getsockopt(socket.SOL_SOCKET, _SO_PEERCRED, 12))
+    except OSError:
+        return "somebody"
+    try:
+        name = pwd.getpwuid(user).pw_name
+    except KeyError:
+        name = str(user)
+    return f"user {name} (process {process})"
+
+
+def _listen(path: Path, mode: int, group: str | None) -> socket.socket:
+    """A listening socket with its rights set before anybody can connect."""
+    try:
+        _remove_stale(path)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ControlSocketError(f"the control socket {path} cannot be made: {error.strerror}") from None
+    try:
+        # bind() takes the rights from the umask; nobody but us may connect until owner and mode are final.
+        previous = os.umask(0o177)
+        try:
+            listening.bind(str(path))
+        finally:
+            os.umask(previous)
+        if group is not None:
+            _give_to_group(path, group)
+        os.chmod(path, mode)
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        hint = (
+            "; choose another place with --socket" if error.errno in (errno.EACCES, errno.EROFS, errno.ENOENT) else ""
+        )
+        raise ControlSocketError(f"the control socket {path} cannot be made: {error.strerror or error}{hint}") from None
+    except ControlSocketError:
+        listening.close()
+        path.unlink(missing_ok=True)
+        raise
+    return listening
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that a daemon left behind when it was killed."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ControlSocketError(f"{path} is in the way: it is no socket; remove it, or choose another with --socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError:
+            pass
+    raise ControlSocketError(f"another daemon listens at {path}; stop it, or choose another place with --socket")
+
+
+def _give_to_group(path: Path, group: str) -> None:
+    try:
+        number = grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ControlSocketError(
+            f"there is no group {group!r} (setting control_group); make it with: sudo groupadd --system {group}"
+        ) from None
+    try:
+        os.chown(path, -1, number)
+    except PermissionError:
+        raise ControlSocketError(
+            f"the control socket cannot be given to the group {group!r} (setting control_group): "
+            "the daemon's user is not a member of it"
+        ) from None
