@@ -137,10 +137,6 @@ class Registry:
         return device
 
     def find(self, name: str) -> Device | None:
-        """The device with this name (lower case), if there is one."""
-        return self._by_name.get(name)
-
-    def find(self, name: str) -> Device | None:
         """The device with this name, or None."""
         return self._by_name.get(name.lower())
 
