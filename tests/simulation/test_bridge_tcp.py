@@ -137,6 +137,27 @@ async def test_ten_megabytes_each_way_at_once(world: World, listener: Listener, 
     await nothing_left(world)
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_lossy_link_changes_nothing(listener: Listener, seed: int) -> None:
+    port = await listener.start(echo)
+    async with running(make_device(2)) as world:
+        device = device_of(world)
+        for wire in (device.up, device.down):
+            wire.loss = 0.02
+            wire.random.seed(seed)
+        data = random.Random(seed).randbytes(2 * MEGABYTE)
+        stream = await device.connect(NODE, port)
+
+        async def upload() -> None:
+            await stream.write(data)
+            stream.finish()
+
+        task = asyncio.create_task(upload())
+        received = await stream.read_all()
+        await task
+        assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
+
+
 async def test_half_close_by_the_device_first(world: World, listener: Listener) -> None:
     """The request ends with FIN; the answer comes after it."""
 
@@ -397,6 +418,9 @@ async def test_served_ports_reach_loopback(world: World, listener: Listener) -> 
         stream = await device.connect(gateway, 1883)
         await stream.write(b"hello")
         assert await stream.read_exactly(5) == b"hello"
+    same = ServedPort(protocol="tcp", port=1883, target=(LOOPBACK[4], port))
+    world.bridge.set_served([same, ServedPort(protocol="tcp", port=22, target=(LOOPBACK[4], port))], world.now())
+    assert len(world.bridge.flows) == 2, "what did not change goes on"
     world.bridge.set_served([], world.now())
     with pytest.raises(FlowReset):
         await stream.read()

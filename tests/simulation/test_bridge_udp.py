@@ -12,7 +12,7 @@ import pytest
 from lopower.bridge import icmp
 from lopower.bridge.config import BridgeConfig
 from lopower.devices.device import ServedPort
-from lopower.netstack.errors import FlowRefused, FlowUnreachable
+from lopower.netstack.errors import FlowProhibited, FlowRefused, FlowUnreachable
 from lopower.tailnet.driver import DialForbidden, DialUnreachable
 from tests.support.bridge_devices import make_device
 from tests.support.bridge_driver import LOOPBACK
@@ -120,20 +120,22 @@ async def test_a_forbidden_address_is_told_by_icmp(world: World) -> None:
     flow = device_of(world).open_udp("192.168.1.1", 53)
     flow.send(b"question")
     await asyncio.wait_for(flow.failed.wait(), 5)
-    assert flow.flow.error is FlowUnreachable
+    assert flow.flow.error is FlowProhibited
     state = device_of(world).state
     assert state.counters["refused_not_allowed"] == 1
     assert next(iter(state.refusals.values())).message.startswith("nothing permits it")
     await nothing_left(world)
 
 
-@pytest.mark.parametrize("error", [DialUnreachable, DialForbidden])
-async def test_without_a_way_there_is_an_icmp_error(world: World, error: type[DialUnreachable]) -> None:
+@pytest.mark.parametrize(("error", "told"), [(DialUnreachable, FlowUnreachable), (DialForbidden, FlowProhibited)])
+async def test_without_a_way_there_is_an_icmp_error(
+    world: World, error: type[DialUnreachable], told: type[FlowUnreachable]
+) -> None:
     world.driver.errors[NODE] = error
     flow = device_of(world).open_udp(NODE, 5000)
     flow.send(b"x")
     await asyncio.wait_for(flow.failed.wait(), 5)
-    assert flow.flow.error is FlowUnreachable
+    assert flow.flow.error is told
     await nothing_left(world)
 
 

@@ -48,10 +48,16 @@ class Peer:
 
 
 class Wire:
-    """One direction: takes packets from a stack, gives them to the other in batches."""
+    """One direction: takes packets from a stack, gives them to the other in batches; loses some if told to.
+
+    Attributes:
+        loss: the share of packets that are lost.
+    """
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
+        self.loss = 0.0
+        self.random = random.Random(1)
         self._batch = PacketBatch(PacketRows(BATCH, STRIDE))
         self.packets: deque[bytes] = deque()
 
@@ -64,12 +70,15 @@ class Wire:
         batch.clear()
         while packets and batch.count < BATCH:
             packet = packets.popleft()
+            if self.random.random() < self.loss:
+                continue
             row = batch.count
             rows.view[row * STRIDE : row * STRIDE + len(packet)] = packet
             batch.lengths[row] = len(packet)
             batch.count += 1
-        batch.runs.append((self._peer, 0, batch.count))
-        stack.receive(batch, now)
+        if batch.count:
+            batch.runs.append((self._peer, 0, batch.count))
+            stack.receive(batch, now)
         return True
 
 

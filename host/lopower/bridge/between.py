@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from lopower.bridge.flow import Flow, FlowTable
 from lopower.bridge.policy import Protocol, Via
 from lopower.bridge.tcp import reject_dial
-from lopower.netstack.errors import FlowError, FlowRefused, FlowUnreachable
+from lopower.netstack.errors import FlowError, FlowProhibited, FlowRefused, FlowUnreachable
 from lopower.netstack.tcp.states import TcpState
-from lopower.tailnet.driver import DialError, DialRefused, DialTimedOut, DialUnreachable
+from lopower.tailnet.driver import DialError, DialForbidden, DialRefused, DialTimedOut, DialUnreachable
+from lopower.wire.icmp import UnreachableKind
 
 if TYPE_CHECKING:
     from lopower.bridge.device_state import DeviceState
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _DNS_PORT: Final = 53
 _CONNECTING: Final = (TcpState.SYN_SENT, TcpState.SYN_RECEIVED)
+_UNREACHABLE_KINDS: Final[dict[type[FlowError], UnreachableKind]] = {
+    FlowRefused: "port",
+    FlowProhibited: "prohibited",
+}
 # Echo requests between devices whose reply may still come: a device that pings one that is off forgets its oldest.
 MAX_OUTSTANDING_ECHOES: Final = 1024
 
@@ -162,6 +167,8 @@ class DeviceTcp(Flow):
 def _dial_error(error: type[FlowError] | None) -> DialError:
     if error is FlowRefused:
         return DialRefused("the device refused the connection")
+    if error is FlowProhibited:
+        return DialForbidden("the device says it will not have it")
     if error is FlowUnreachable:
         return DialUnreachable("the device says it cannot be reached there")
     return DialTimedOut("the device did not answer")
@@ -208,7 +215,7 @@ class DeviceUdp(Flow):
                 sink.send(source.received, now)
                 source.received.clear()
             if source.error is not None:
-                sink.unreachable("port" if source.error is FlowRefused else "host", now)
+                sink.unreachable(_UNREACHABLE_KINDS.get(source.error, "host"), now)
         return False
 
     def expired(self, now: float) -> None:

@@ -36,7 +36,7 @@ from lopower.netstack.events import (
     TcpSynReceived,
     UdpFlowOpened,
 )
-from lopower.tailnet.driver import DialError, DialForbidden, Driver, TcpDial
+from lopower.tailnet.driver import DialError, DialForbidden, DialUnreachable, Driver, TcpDial
 from lopower.tailnet.host import HostDialer
 from lopower.wire.icmp import UnreachableKind
 
@@ -157,8 +157,15 @@ class Bridge:
         Raises:
             ValueError: one is a port that the gateway needs itself.
         """
+        before = self.gateway.served
         self.gateway.set_served(entries)
-        self.recheck(now)
+        after = self.gateway.served
+        changed = {key for key in before if after.get(key) != before[key]}
+        for flow in self.flows:
+            if flow.via is Via.GATEWAY and (flow.kind, flow.destination[1]) in changed:
+                self.flows.count(flow.state, "policy_changed")
+                flow.abort(now)
+        self._poller.wake()
 
     def set_rules(self, rules: Iterable[Rule], now: float) -> None:
         """The global rules are these from now on; flows that they refuse end."""
@@ -294,7 +301,7 @@ class Bridge:
             else:
                 dial = self._dialer.dial_tcp(ip_address(address), port)
         except DialError as exc:
-            if isinstance(exc, DialForbidden) or via is Via.TAILNET:
+            if isinstance(exc, DialForbidden | DialUnreachable):
                 self._note_dial(state, exc, "tcp", address, port, now)
             reject_dial(table, state, connection, exc, now)
             return

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Limits are minutes long; looking through all flows for those that are due happens at most this often.
-_MIN_SWEEP_SECONDS: Final = 0.1
+_MIN_SWEEP_SECONDS: Final = 0.5
 
 
 class Flow:
