@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import repeat
+from statistics import median
 
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
@@ -40,16 +41,6 @@ class Wire:
         offset = len(self.batch.offsets) * SLOT
         self.batch.view[offset : offset + len(datagrams)] = datagrams
         self.batch.append(offset, len(datagrams), segment_size, self.source)
-
-
-def best(action: Callable[[], None], packets: int, repetitions: int = 60) -> float:
-    """Microseconds of CPU per packet, of the best repetition."""
-    times = []
-    for _ in range(repetitions):
-        started = time.process_time_ns()
-        action()
-        times.append(time.process_time_ns() - started)
-    return min(times) / packets / 1000
 
 
 def connected() -> tuple[Interface, Peer, Wire, Interface, Wire]:
@@ -80,57 +71,71 @@ def connected() -> tuple[Interface, Peer, Wire, Interface, Wire]:
     return device, to_server, up, server, down
 
 
-def aead(count: int) -> tuple[float, float]:
-    """Sealing and opening `count` packets by the AEAD alone."""
-    plain = PacketRows(count, 1424)
-    message = -(-(PACKET + 32) // 4) * 4
-    sealed = bytearray(count * message)
-    view = memoryview(sealed)
-    cipher = ChaCha20Poly1305(os.urandom(32))
-    nonces = [view[at + 4 : at + 16] for at in range(0, len(sealed), message)]
-    bodies = [view[at + 16 : at + 32 + PACKET] for at in range(0, len(sealed), message)]
-    packets = plain.slices(0, PACKET)
-    seal = best(lambda: void(deque(map(cipher.encrypt_into, nonces, packets, repeat(None), bodies), 0)), count)
-    open_ = best(lambda: void(deque(map(cipher.decrypt_into, nonces, bodies, repeat(None), packets), 0)), count)
-    return seal, open_
+class Aead:
+    """The AEAD alone over as many packets, through views of the same kind, and the copy that stands for the socket."""
+
+    def __init__(self, count: int, size: int) -> None:
+        rows = PacketRows(count, 1424)
+        message = size + 32
+        self._wire = Wire(DEVICE)
+        self._view = view = memoryview(bytearray(count * message))
+        self._step = min(64, 65_507 // message) * message
+        self._message = message
+        cipher = ChaCha20Poly1305(os.urandom(32))
+        self._encrypt_into, self._decrypt_into = cipher.encrypt_into, cipher.decrypt_into
+        self._nonces = [view[at + 4 : at + 16] for at in range(0, count * message, message)]
+        self._bodies = [view[at + 16 : at + message] for at in range(0, count * message, message)]
+        self._packets = rows.slices(0, size)
+
+    def seal(self) -> None:
+        deque(map(self._encrypt_into, self._nonces, self._packets, repeat(None), self._bodies), 0)
+        self._wire.batch.clear()
+        for at in range(0, len(self._view), self._step):
+            self._wire(self._view[at : at + self._step], self._message, SERVER)
+
+    def open(self) -> None:
+        deque(map(self._decrypt_into, self._nonces, self._bodies, repeat(None), self._packets), 0)
 
 
-def void(_: object) -> None:
-    """For lambdas that are to return nothing."""
+def timed(action: Callable[[], None]) -> int:
+    """Nanoseconds of CPU."""
+    started = time.process_time_ns()
+    action()
+    return time.process_time_ns() - started
 
 
 def main() -> None:
     device, to_server, up, server, _ = connected()
     rows = PacketRows(PACKETS, 1424)
-    header = bytes.fromhex("450000000000400040060000") + bytes((10, 90, 0, 2, 10, 90, 0, 1))
-    for row in range(PACKETS):
-        packet = rows.packet(row, PACKET)
-        packet[:20] = header
-        packet[2:4] = PACKET.to_bytes(2, "big")
 
-    def both(count: int) -> tuple[float, float]:
-        sealing, opening = [], []
-        for _ in range(60):
-            up.batch.clear()
-            started = time.process_time_ns()
-            device.send_rows(to_server, rows, 0, count, PACKET, PACKET, 1.0)
-            between = time.process_time_ns()
-            received = server.receive(up.batch, 1.0)
-            sealing.append(between - started)
-            opening.append(time.process_time_ns() - between)
-            if received.count != count or not received.lengths[:count].all():
-                raise SystemExit(f"{received.count} of {count} packets arrived: {server.counters}")
-        return min(sealing) / count / 1000, min(opening) / count / 1000
+    def seal() -> None:
+        up.batch.clear()
+        device.send_rows(to_server, rows, 0, count, size, size, 1.0)
 
-    aead_seal, aead_open = aead(PACKETS)
-    print(f"1,420-byte packets, {PACKETS} a turn, CPU us per packet")
-    print(f"  AEAD alone     seal {aead_seal:5.2f}  open {aead_open:5.2f}  together {aead_seal + aead_open:5.2f}")
-    for count in (PACKETS, 45, 4, 1):
-        seal, open_ = both(count)
-        own = seal + open_ - aead_seal - aead_open
-        print(
-            f"  {count:4} a turn     seal {seal:5.2f}  open {open_:5.2f}  together {seal + open_:5.2f}  own {own:5.2f}"
-        )
+    def open_() -> None:
+        received = server.receive(up.batch, 1.0)
+        if received.count != count or not received.lengths[:count].all():
+            raise SystemExit(f"{received.count} of {count} packets arrived: {server.counters}")
+
+    print("CPU us per packet, medians; `own` is what is not the AEAD's")
+    print("  bytes  a turn   seal   open   AEAD: seal   open    own")
+    for size in (1420, 64):
+        for row in range(PACKETS):
+            packet = rows.packet(row, size)
+            packet[:20] = bytes.fromhex("450000000000400040060000") + bytes((10, 90, 0, 2, 10, 90, 0, 1))
+            packet[2:4] = size.to_bytes(2, "big")
+        for count in (PACKETS, 45, 8, 1):
+            aead = Aead(count, size)
+            # One after the other in each repetition: a shared machine's clock moves within seconds.
+            actions = (aead.seal, seal, open_, aead.open)
+            samples = [[timed(action) for action in actions] for _ in range(2000 // (count // 8 + 1))]
+            own = median(s + o - a - b for a, s, o, b in samples)
+            columns = [median(column) / count / 1000 for column in zip(*samples, strict=True)]
+            aead_seal, sealing, opening, aead_open = columns
+            print(
+                f"  {size:5}  {count:6}  {sealing:5.2f}  {opening:5.2f}        {aead_seal:5.2f}  {aead_open:5.2f}"
+                f"  {own / count / 1000:5.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -81,7 +81,8 @@ class Admission:
     def begin_turn(self, now: float) -> None:
         """The budget is whole again."""
         self._budget = self._config.handshakes_per_turn
-        self._note_load(now)
+        if self._queue:
+            self._note_load(now)
 
     def add(self, message_type: int, message: bytes, endpoint: Endpoint, now: float) -> None:
         """Check a message's MACs; queue it, answer with a cookie, or drop it."""

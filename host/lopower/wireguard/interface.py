@@ -228,8 +228,11 @@ class Interface:
     @staticmethod
     def _is_small(batch: DatagramBatch) -> bool:
         """Whether the turn has too few messages for columns to be worth their set-up."""
+        lengths = batch.lengths
+        if len(lengths) >= COLUMN_MINIMUM:
+            return False
         messages = 0
-        for length, segment in zip(batch.lengths, batch.segment_sizes, strict=True):
+        for length, segment in zip(lengths, batch.segment_sizes, strict=True):
             messages += 1 if length <= segment else -(-length // segment)
         return messages < COLUMN_MINIMUM
 
@@ -294,6 +297,8 @@ class Interface:
         Raises ValueError for a packet that no datagram can carry (more than 65,475 bytes).
         """
         now = self._advance(now)
+        if not packets:
+            return
         for packet in packets:
             if memoryview(packet).nbytes > MAX_PACKET:
                 raise ValueError(f"a packet of {memoryview(packet).nbytes} bytes: at most {MAX_PACKET}")
@@ -405,7 +410,7 @@ class Interface:
         return self._now if self._admission else self._timers.next_deadline()
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due."""
+        """Do what is due, for 32 peers at most: what is left, `next_timer` tells at once."""
         now = self._begin_turn(now)
         for peer in self._timers.take_due(now, len(self._peers)):
             self._handle_peer_timers(peer, now)

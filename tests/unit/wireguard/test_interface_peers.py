@@ -196,3 +196,61 @@ def test_bytes_and_packets_are_counted() -> None:
     assert (pair.to_device.rx_packets, pair.to_device.rx_bytes) == (10, 148 + 32 + 10 * 1452)
     assert (pair.to_server.tx_packets, pair.to_server.tx_bytes) == (10, 148 + 32 + 10 * 1452)
     assert pair.to_device.last_packet == pair.now
+
+
+def test_a_peer_with_a_public_key_of_low_order_never_gets_a_session() -> None:
+    node = server()
+    peer = node.interface.add_peer(bytes(32), endpoint=Endpoint("192.0.2.9", 1), allowed_ips=["10.0.0.1/32"])
+    node.send(peer, b"\x45")
+    node.network.run_until(node.network.now + 100)
+    assert not node.network.log
+    assert not peer.staged
+    assert not node.interface._negotiator._handshakes
+
+
+def test_a_bad_list_of_networks_leaves_the_peer_with_its_own() -> None:
+    pair = Pair()
+    with pytest.raises(ValueError, match="nonsense"):
+        pair.server.interface.set_allowed_ips(pair.to_device, ["10.1.0.0/16", "nonsense"])
+    assert pair.server.interface.peer_for(bytes((10, 90, 0, 2))) is pair.to_device
+    assert pair.server.interface.peer_for(bytes((10, 1, 0, 1))) is None
+
+
+def test_odd_packet_sizes_fill_no_cache() -> None:
+    """Views are kept for a bounded number of message sizes, in and out; all sizes pass all the same."""
+    pair = Pair()
+    pair.connect()
+    for size in range(0, 1400, 9):
+        packets = [pair.up(bytes((i,)) * size) for i in range(7)]
+        pair.device.send(pair.to_server, *packets)
+        pair.network.deliver()
+        assert pair.server.packets() == packets
+    for size in (40, 200, 400, 600, 800, 1000, 1200, 40):
+        for _ in range(12):
+            packets = [pair.up(bytes((i,)) * size) for i in range(50)]
+            pair.device.send(pair.to_server, *packets)
+            pair.network.deliver()
+            assert pair.server.packets() == packets
+    opener, sealer = pair.server.interface._opener, pair.device.interface._sealer
+    assert len(opener._slots) <= 96
+    assert len(opener._row_views._common) <= 6
+    assert len(opener._row_views._counts) <= 64
+    assert len(sealer._layouts) <= 24
+
+
+def test_a_handshake_asked_for_too_soon_follows_when_it_may() -> None:
+    """We answered the peer, which then fell silent: our own initiation waits until five seconds have passed."""
+    pair = Pair()
+    pair.network.drops = lambda datagram: datagram.data[0] != 1
+    pair.device.interface.connect(pair.to_server, pair.now)
+    pair.network.deliver()
+    answered = pair.now
+    pair.network.drops = lambda datagram: datagram.source == pair.device.endpoint
+    pair.network.run_until(answered + 2)
+    pair.server.send(pair.to_device, pair.down(b"waits"))
+    assert pair.to_device.counters["initiations_sent"] == 0
+    pair.network.run_until(answered + 4.999)
+    assert pair.to_device.counters["initiations_sent"] == 0
+    pair.network.drops = lambda datagram: False
+    pair.network.run_until(answered + 5)
+    assert pair.device.packets() == [pair.down(b"waits")]
