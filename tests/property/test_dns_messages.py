@@ -149,16 +149,16 @@ def test_answers_are_the_resolvers_records(
 @given(NAME, RECORDS, RECORDS, RECORDS, st.integers(0, 2**32))
 def test_mutated_responses(
     name: str, answers: list[str], authority: list[str], additional: list[str], seed: int
-) -> None:  # fmt: skip
+) -> None:
     wire = mutated(response(name, answers, authority, additional), seed)
     try:
         parsed = Response(wire)
     except MessageError:
         return
     answer = prepare(parsed)
-    query = message.Query(1, 0x0100, parsed.name, message.Question(parsed.name, 1), 0)
-    for limit in (512, 65535):
-        rendered = answer.render(query, 7, limit)
+    query = message.Query(1, 0x0100, parsed.name.upper(), message.Question(parsed.name, 1), 0)
+    for limit, age in ((512, 0), (512, 7), (65535, 300), (65535, 70_000)):
+        rendered = answer.render(query, age, limit)
         assert len(rendered) <= limit
         again = Response(rendered)  # what we pass on is well formed, whatever we got
         assert again.name == parsed.name

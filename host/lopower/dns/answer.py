@@ -9,8 +9,31 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from lopower.dns import message
-from lopower.dns.message import AD, CNAME, NOERROR, NXDOMAIN, OPT, RA, SERVFAIL, SOA, TC, Query, Question, Response
+from lopower.dns.message import (
+    AD,
+    CD,
+    CLASS_IN,
+    CNAME,
+    DNAME,
+    DO,
+    EDNS_UDP_BYTES,
+    HEADER_BYTES,
+    NOERROR,
+    NXDOMAIN,
+    OPT,
+    OPT_BYTES,
+    QR,
+    RA,
+    RD,
+    RRSIG,
+    SERVFAIL,
+    SOA,
+    TC,
+    Query,
+    Question,
+    Response,
+    write_extended_error,
+)
 
 # A day: what is asked for daily should be looked up daily (RFC 8767 section 4 permits a cap of days).
 MAX_TTL: Final = 86_400
@@ -23,7 +46,9 @@ _id_and_flags: Final = struct.Struct("!HH")
 _additional_count: Final = struct.Struct("!H")
 _u32: Final = struct.Struct("!I")
 _opt: Final = struct.Struct("!BHHHHH")
-_KEPT_FLAGS: Final = message.TC | message.QR | 0x000F
+_RCODE: Final = 0x000F
+_FROM_RESOLVER: Final = QR | TC | AD | _RCODE
+_FROM_QUERY: Final = RD | CD  # RFC 1035 section 4.1.1, RFC 4035 section 3.2.2
 
 
 class Answer:
@@ -51,7 +76,7 @@ class Answer:
     @property
     def rcode(self) -> int:
         """The response code, 0 to 15."""
-        return self.flags & 0x000F
+        return self.flags & _RCODE
 
     def render(self, query: Query, age: int, limit: int) -> bytes:
         """The message for a device.
@@ -64,21 +89,21 @@ class Answer:
         wire = bytearray(self.wire)
         name = query.name
         question = query.question
-        flags = self.flags | query.flags & 0x0110  # RD and CD as the device set them (RFC 1035 4.1.1, RFC 4035 3.2.2)
+        flags = self.flags | query.flags & _FROM_QUERY
         if flags & AD and not (question.dnssec_ok or query.flags & AD):
             flags ^= AD  # RFC 6840 section 5.8
         _id_and_flags.pack_into(wire, 0, query.id, flags)
-        wire[12 : 12 + len(name)] = name
+        wire[HEADER_BYTES : HEADER_BYTES + len(name)] = name
         if age:
             for offset, ttl in self.ttls:
                 _u32.pack_into(wire, offset, ttl - age if ttl > age else 0)
         if not query.udp_bytes:
             return bytes(wire) if len(wire) <= limit else _truncate(wire, limit)
         options = self.options
-        if len(wire) + 11 + len(options) > limit:
-            wire = bytearray(_truncate(wire, limit - 11 - len(options)))
+        if len(wire) + OPT_BYTES + len(options) > limit:
+            wire = bytearray(_truncate(wire, limit - OPT_BYTES - len(options)))
         _additional_count.pack_into(wire, 10, _additional_count.unpack_from(wire, 10)[0] + 1)
-        wire += _opt.pack(0, OPT, message.EDNS_UDP_BYTES, 0, 0x8000 if question.dnssec_ok else 0, len(options))
+        wire += _opt.pack(0, OPT, EDNS_UDP_BYTES, 0, DO if question.dnssec_ok else 0, len(options))
         return bytes(wire + options)
 
 
@@ -86,11 +111,11 @@ def prepare(response: Response) -> Answer:
     """Make a resolver's response ready; it must have a response code below 16."""
     records = response.answers + response.authority + response.additional
     end = records[-1].end if records else response.question_end
-    flags = response.flags & (_KEPT_FLAGS | AD) | RA
+    flags = response.flags & _FROM_RESOLVER | RA
     wire = bytearray(response.wire[:end])
     counts = (1, len(response.answers), len(response.authority), len(response.additional))
     struct.pack_into("!HHHHHH", wire, 0, 0, flags, *counts)
-    wire[12 : 12 + len(response.name)] = response.name
+    wire[HEADER_BYTES : HEADER_BYTES + len(response.name)] = response.name
     lifetime = _lifetime(response)
     limit = lifetime if _is_negative(response) else MAX_TTL
     ttls = []
@@ -103,10 +128,10 @@ def prepare(response: Response) -> Answer:
 
 def failure(question: Question, code: int, text: str) -> Answer:
     """SERVFAIL, and why (RFC 8914: an info code, and a text for people)."""
-    flags = message.QR | RA | SERVFAIL
+    flags = QR | RA | SERVFAIL
     wire = struct.pack("!HHHHHH", 0, flags, 1, 0, 0, 0) + question.name
-    wire += struct.pack("!HH", question.qtype, message.CLASS_IN)
-    return Answer(wire, flags, (), FAILURE_TTL, message.write_extended_error(code, text))
+    wire += struct.pack("!HH", question.qtype, CLASS_IN)
+    return Answer(wire, flags, (), FAILURE_TTL, write_extended_error(code, text))
 
 
 def _is_negative(response: Response) -> bool:
@@ -114,8 +139,7 @@ def _is_negative(response: Response) -> bool:
     if response.rcode == NXDOMAIN:
         return True
     return response.rcode == NOERROR and all(
-        record.type != response.qtype and record.type in (CNAME, message.DNAME, message.RRSIG)
-        for record in response.answers
+        record.type != response.qtype and record.type in (CNAME, DNAME, RRSIG) for record in response.answers
     )
 
 

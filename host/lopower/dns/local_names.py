@@ -21,6 +21,11 @@ _LOCALHOST: Final = names.from_text("localhost")
 # whatever is upstream, which a device is not to go to past us.
 _NONEXISTENT: Final = (names.from_text("invalid"), names.from_text("onion"))
 _EMPTY: Final = names.from_text("resolver.arpa")
+_SOA_DATA: Final = (
+    names.from_text(_GATEWAY)
+    + names.from_text("nobody.invalid")  # whom to write to (RFC 1035 section 3.3.13)
+    + b"".join(value.to_bytes(4, "big") for value in (1, 3600, 600, 86_400, NEGATIVE_TTL))
+)
 _LAST_LABELS: Final = (b"\x04arpa\0", _LOCALHOST, *_NONEXISTENT)
 
 
@@ -99,9 +104,7 @@ def _address_records(query: Query, addresses: Sequence[IPAddress]) -> list[tuple
     return [(QUESTION_NAME, qtype, TTL, address.packed) for address in addresses if address.version == version]
 
 
-def _answer(
-    query: Query, answers: list[tuple[bytes, int, int, bytes]], zone: bytes, rcode: int = NOERROR
-) -> bytes:  # fmt: skip
+def _answer(query: Query, answers: list[tuple[bytes, int, int, bytes]], zone: bytes, rcode: int = NOERROR) -> bytes:
     if query.question.qtype == SOA and query.question.name == zone:
         return message.write_response(query, NOERROR, [_soa(QUESTION_NAME)])
     # RFC 2308 section 2: the SOA says for how long there is nothing.
@@ -109,6 +112,4 @@ def _answer(
 
 
 def _soa(owner: bytes) -> tuple[bytes, int, int, bytes]:
-    data = names.from_text(_GATEWAY) + names.from_text("nobody.invalid")
-    data += b"".join(value.to_bytes(4, "big") for value in (1, 3600, 600, 86_400, NEGATIVE_TTL))
-    return owner, SOA, NEGATIVE_TTL, data
+    return owner, SOA, NEGATIVE_TTL, _SOA_DATA

@@ -6,11 +6,13 @@ moves records (see `rewriting`) is dnslib's.
 
 Everything from outside is bounded: a compression pointer must point before the name it ends (RFC 1035 section 4.1.4
 says "a prior occurrence"), so no chain of them can loop, and a name is at most 255 bytes long however it is compressed.
+It may not lead into what we patch later, a TTL or the middle of a label of the question: what was checked stays true.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from lopower.dns.names import MAX_NAME_BYTES, ROOT
@@ -50,9 +52,10 @@ AD: Final = 0x0020
 CD: Final = 0x0010
 _OPCODE: Final = 0x7800
 _RCODE: Final = 0x000F
-_DO: Final = 0x8000
+DO: Final = 0x8000  # of EDNS's flags (RFC 3225)
 
 HEADER_BYTES: Final = 12
+OPT_BYTES: Final = 11  # without options
 # A compression pointer to the question's name, which always follows the header.
 QUESTION_NAME: Final = b"\xc0\x0c"
 # What a client without EDNS takes over UDP (RFC 1035 section 4.2.1).
@@ -167,8 +170,18 @@ class Response:
     """
 
     __slots__ = (
-        "additional", "answers", "authority", "flags", "name", "opt", "qclass", "qtype", "question_end", "wire",
-    )  # fmt: skip
+        "_patched",
+        "additional",
+        "answers",
+        "authority",
+        "flags",
+        "name",
+        "opt",
+        "qclass",
+        "qtype",
+        "question_end",
+        "wire",
+    )
 
     def __init__(self, wire: Message) -> None:
         """Parse.
@@ -189,6 +202,13 @@ class Response:
         if answers + authority + additional > MAX_RECORDS:
             raise MessageError("too many records")
         end = _check_name(wire, HEADER_BYTES)
+        self._patched = set(range(HEADER_BYTES, end - 1))
+        offset = HEADER_BYTES
+        while length := wire[offset]:
+            self._patched.discard(offset)
+            if length > 63:
+                raise MessageError("a compressed question")
+            offset += 1 + length
         self.name = wire[HEADER_BYTES:end].lower()
         self.qtype, self.qclass = _question.unpack_from(wire, end)
         self.question_end = offset = end + 4
@@ -206,20 +226,22 @@ class Response:
 
     def _section(self, offset: int, count: int) -> tuple[list[Record], int]:
         wire = self.wire
+        patched = self._patched
         records = []
         for _ in range(count):
             start = offset
-            offset = _check_name(wire, offset)
+            offset = _check_name(wire, offset, patched)
             type_, _class, ttl, length = _record.unpack_from(wire, offset)
             data = offset + 10
             ttl_offset = offset + 4
+            patched.update(range(ttl_offset, ttl_offset + 4))
             offset = data + length
             if offset > len(wire):
                 raise MessageError("cut short")
             if (skip := _NAME_IN_DATA.get(type_)) is not None:
-                end = _check_name(wire, data + skip)
+                end = _check_name(wire, data + skip, patched)
                 if type_ == SOA:
-                    end = _check_name(wire, end) + 20
+                    end = _check_name(wire, end, patched) + 20
                 if end > offset:
                     raise MessageError("a name beyond its record's data")
             # RFC 2181 section 8: a TTL with the highest bit set is zero.
@@ -253,13 +275,21 @@ class Response:
         return int(_u32.unpack_from(self.wire, record.end - 4)[0])
 
 
-def _check_name(wire: bytes, offset: int) -> int:
-    """Check the name at `offset`; returns where it ends in the message. IndexError where it is cut short."""
+def _check_name(wire: bytes, offset: int, patched: Collection[int] = ()) -> int:
+    """Check the name at `offset`; returns where it ends in the message. IndexError where it is cut short.
+
+    No pointer may lead to an offset in `patched`.
+    """
     end = 0
     total = 1
     limit = offset
     pointers = 0
-    while length := wire[offset]:
+    while True:
+        length = wire[offset]
+        if end and offset in patched:
+            raise MessageError("a compression pointer to what is no name")
+        if not length:
+            return end or offset + 1
         if length < 64:
             total += length + 1
             offset += length + 1
@@ -274,7 +304,6 @@ def _check_name(wire: bytes, offset: int) -> int:
             offset = limit = target
         else:
             raise MessageError("a label of an unknown kind")
-    return end or offset + 1
 
 
 def parse_query(message: Message) -> Query:
@@ -317,7 +346,7 @@ def parse_query(message: Message) -> Query:
             raise QueryError("malformed", _bare_error(id_, flags, FORMERR))
     except (IndexError, struct.error, MessageError):
         raise QueryError("malformed", _bare_error(id_, flags, FORMERR)) from None
-    question = Question(name.lower(), qtype, bool(edns_flags & _DO), bool(flags & CD), bool(flags & RD))
+    question = Question(name.lower(), qtype, bool(edns_flags & DO), bool(flags & CD), bool(flags & RD))
     query = Query(id_, flags, name, question, udp_bytes)
     if qclass != CLASS_IN:
         raise QueryError("class", write_error(query, REFUSED, qclass=qclass))
@@ -371,7 +400,7 @@ def write_query(id_: int, question: Question, *, edns: bool = True) -> bytes:
 
 
 def _write_opt(dnssec_ok: bool, *, upper_rcode: int = 0, options: bytes = b"") -> bytes:
-    extended = upper_rcode << 24 | (_DO if dnssec_ok else 0)
+    extended = upper_rcode << 24 | (DO if dnssec_ok else 0)
     return ROOT + _record.pack(OPT, EDNS_UDP_BYTES, extended, len(options)) + options
 
 

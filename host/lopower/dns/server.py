@@ -67,9 +67,7 @@ class DnsServer:
 
     def _start(self, config: DnsConfig) -> None:
         cache = Cache(max_entries=config.cache_entries, max_bytes=config.cache_bytes)
-        resolver = Resolver(
-            config, cache=cache, tailnet=self._tailnet, entropy=self._entropy, clock=self._clock
-        )  # fmt: skip
+        resolver = Resolver(config, cache=cache, tailnet=self._tailnet, entropy=self._entropy, clock=self._clock)
         zone = LocalZone(config, self._names)
         self._config, self._cache, self._resolver, self._zone = config, cache, resolver, zone
 

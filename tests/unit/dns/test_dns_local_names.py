@@ -101,9 +101,7 @@ def test_a_new_device_is_known_at_once(tmp_path: Path) -> None:
 
 
 def test_a_range_that_does_not_end_at_an_octet(tmp_path: Path) -> None:
-    server = make_server(
-        make_config(tmp_path, ranges=(IPv4Network("10.90.0.0/22"),)), Devices(attic=("10.90.3.9",))
-    )  # fmt: skip
+    server = make_server(make_config(tmp_path, ranges=(IPv4Network("10.90.0.0/22"),)), Devices(attic=("10.90.3.9",)))
     assert told(server, "9.3.90.10.in-addr.arpa", "PTR") == ("NOERROR", ["attic."])
     assert told(server, "8.3.90.10.in-addr.arpa", "PTR") == ("NXDOMAIN", [])
     assert told(server, "3.90.10.in-addr.arpa", "PTR") == ("NOERROR", [])

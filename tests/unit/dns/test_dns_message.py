@@ -248,6 +248,17 @@ def test_a_loop_in_a_records_data() -> None:
         Response(wire)
 
 
+@pytest.mark.parametrize("target", [RECORD + 2 + 4, RECORD + 2 + 6, 14])
+def test_pointers_into_what_is_patched_later(target: int) -> None:
+    """Into a TTL, whose bytes change with age; into the middle of the question's label."""
+    wire = response()[:6] + b"\0\2\0\0\0\0" + response()[12:RECORD]
+    wire = wire[:14] + b"\0" + wire[15:] if target == 14 else wire
+    wire += b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 0x00010001, 4) + bytes(4)
+    wire += bytes([0xC0, target]) + struct.pack("!HHIH", 1, 1, 5, 4) + bytes(4)
+    with pytest.raises(MessageError, match="no name"):
+        Response(wire)
+
+
 def test_a_name_grown_beyond_255_bytes_by_compression() -> None:
     long_name = ".".join(["a" * 60] * 4)
     wire = bytearray(response("x.example 5 A 192.0.2.1", long_name))

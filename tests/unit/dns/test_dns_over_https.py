@@ -26,9 +26,7 @@ async def resolver(tmp_path: Path) -> AsyncIterator[LoopbackResolver]:
 
 
 def make(tmp_path: Path, *urls: str, ca: Path | None = None, resolv_conf: str = "") -> DnsServer:
-    return make_server(
-        make_config(tmp_path, resolv_conf, https_resolvers=urls, https_ca=ca or tmp_path / "ca.pem")
-    )  # fmt: skip
+    return make_server(make_config(tmp_path, resolv_conf, https_resolvers=urls, https_ca=ca or tmp_path / "ca.pem"))
 
 
 async def test_without_system_resolvers_https_is_asked(tmp_path: Path, resolver: LoopbackResolver) -> None:
@@ -105,9 +103,7 @@ async def test_another_question_over_https(tmp_path: Path, resolver: LoopbackRes
     assert "another question" in await failed(make(tmp_path, resolver.url))
 
 
-async def test_the_second_one_after_silence_or_a_refused_connection(
-    tmp_path: Path, resolver: LoopbackResolver
-) -> None:  # fmt: skip
+async def test_the_second_one_after_silence_or_a_refused_connection(tmp_path: Path, resolver: LoopbackResolver) -> None:
     async with LoopbackResolver(certificate=tmp_path / "server.pem") as silent:
         silent.behaviour.silent = True
         server = make(tmp_path, silent.url, resolver.url)

@@ -349,9 +349,7 @@ async def test_a_setting_beats_the_files_search_domains(tmp_path: Path, resolver
 
 async def test_limits_in_all_and_per_client(tmp_path: Path, resolver: LoopbackResolver) -> None:
     resolver.behaviour.delay = 0.3
-    server = make_server(
-        make_config(tmp_path, resolv_conf(resolver), max_in_flight=8, max_in_flight_per_client=3)
-    )  # fmt: skip
+    server = make_server(make_config(tmp_path, resolv_conf(resolver), max_in_flight=8, max_in_flight_per_client=3))
     resolver.add("\n".join(f"n{number}.example.org 5 A 192.0.2.1" for number in range(100)))
 
     async def flood(client: str, first: int) -> list[int]:
