@@ -78,7 +78,8 @@ def test_batches_do_what_single_messages_do(seed: int, config: InterfaceConfig |
     single.server.packets()
     for _ in range(2):
         datagrams = traffic(rng, batched, other)
-        batched.server.receive_datagrams([(datagram.data, datagram.source) for datagram in datagrams])
+        arriving = [(datagram.data, datagram.source) for datagram in datagrams]
+        batched.server.receive_datagrams(arriving, coalesce=rng.random() < 0.7)
         for datagram in datagrams:
             single.server.receive(datagram.data, datagram.source)
         assert sorted(batched.server.packets()) == sorted(single.server.packets())

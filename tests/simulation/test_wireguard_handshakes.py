@@ -147,6 +147,39 @@ def test_a_disk_that_stands_still_keeps_nothing_for_long() -> None:
     assert pair.server.interface._negotiator._unanswered <= 2
 
 
+def test_accepted_initiations_that_wait_for_the_disk_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lopower.wireguard.negotiation.MAX_UNANSWERED", 3)
+    network = Network()
+    server = Node(network, "server", "192.0.2.1")
+    server.holds_timestamps = True
+    for i in range(5):
+        device = Node(network, f"device {i}", f"192.0.2.{10 + i}")
+        server.add(device, f"10.90.0.{10 + i}/32")
+        device.interface.connect(device.add(server, "0.0.0.0/0", known=True), network.now)
+    network.run_until(network.now)
+    assert server.interface.counters["under_load_dropped"] == 2
+    server.release_timestamps()
+    network.deliver()
+    assert sum(peer.has_session(network.now) for peer in server.interface.peers.values()) == 3
+
+
+def test_a_retransmission_waits_until_five_seconds_after_an_answer_to_the_peer() -> None:
+    pair = Pair()
+    started = pair.now
+    pair.to_device.endpoint = pair.device.endpoint
+    pair.network.drops = lambda datagram: True
+    pair.device.interface.connect(pair.to_server, started)
+    pair.network.run_until(started + 3)
+    pair.network.drops = lambda datagram: datagram.data[0] == 2 or datagram.source == pair.device.endpoint
+    pair.server.interface.connect(pair.to_device, pair.now)
+    pair.network.deliver()
+    assert pair.to_server.counters["responses_sent"] == 1
+    pair.network.run_until(started + 7.999)
+    assert pair.to_server.counters["initiations_sent"] == 1
+    pair.network.run_until(started + 8)
+    assert pair.to_server.counters["initiations_sent"] == 2
+
+
 def test_a_device_reboots_with_its_clock_back() -> None:
     """It is refused under a name of its own, until its owner resets the stored stamp."""
     pair = Pair()

@@ -13,12 +13,11 @@ from lopower.wire.wireguard import (
     INITIATION_SIZE,
     MAC_SIZE,
     RESPONSE_SIZE,
-    TIMESTAMP_SIZE,
     TYPE_INITIATION,
     TYPE_RESPONSE,
 )
 from lopower.wireguard import noise
-from lopower.wireguard.noise import NoiseError, ReceivedInitiation, SentInitiation, X25519Key
+from lopower.wireguard.noise import ReceivedInitiation, SentInitiation, X25519Key
 
 PROLOGUE: Final = b"WireGuard v1 zx2c4 Jason@zx2c4.com"
 NO_PRESHARED_KEY: Final = bytes(32)
@@ -82,8 +81,6 @@ class LocalIdentity:
         """Open a 148-byte initiation. Raises NoiseError, or what `static_static` raises for a stranger's public key."""
         body = message[_INITIATION_HEADER_SIZE : INITIATION_SIZE - 2 * MAC_SIZE]
         state = noise.read_initiation(body, initial=self._initial, static=self.key, static_static=static_static)
-        if len(state.payload) != TIMESTAMP_SIZE:
-            raise NoiseError(f"a time stamp has {TIMESTAMP_SIZE} bytes")
         return ConsumedInitiation(
             remote_index=int.from_bytes(message[4:8], "little"),
             remote_static=state.remote_static,

@@ -421,13 +421,10 @@ class Interface:
         if now >= timers.zero_key_material:
             timers.zero_key_material = NEVER
             self._negotiator.forget_keys(peer)
-        if now >= timers.retransmit_handshake:
-            if peer.handshake is None and peer.has_session(now):
-                timers.handshake_complete()
-            elif not self._negotiator.retransmit(peer, now):
-                peer.counters["queue_dropped"] += len(peer.staged)
-                peer.staged.clear()
-                self._events.append(HandshakeFailed(peer))
+        if now >= timers.retransmit_handshake and not self._negotiator.retransmit(peer, now):
+            peer.counters["queue_dropped"] += len(peer.staged)
+            peer.staged.clear()
+            self._events.append(HandshakeFailed(peer))
         if now >= timers.send_keepalive:
             timers.keepalive_due(now)
             again = timers.send_keepalive

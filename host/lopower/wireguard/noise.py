@@ -27,7 +27,6 @@ from nacl.bindings import (
 from nacl.exceptions import CryptoError
 
 PROTOCOL_NAME: Final = b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s"
-HASH_SIZE: Final = 32
 KEY_SIZE: Final = 32
 _TAG_SIZE: Final = 16
 _ENCRYPTED_STATIC_END: Final = KEY_SIZE + KEY_SIZE + _TAG_SIZE
@@ -90,7 +89,7 @@ class SymmetricState:
     @classmethod
     def initialize(cls, prologue: bytes, responder_static: bytes) -> SymmetricState:
         """State before the first message: protocol name, prologue and the pre-message `<- s`."""
-        h = hashlib.blake2s(PROTOCOL_NAME).digest() if len(PROTOCOL_NAME) > HASH_SIZE else PROTOCOL_NAME
+        h = hashlib.blake2s(PROTOCOL_NAME).digest()  # as the name is longer than a hash
         state = cls(h, h)
         state.mix_hash(prologue)
         state.mix_hash(responder_static)

@@ -261,7 +261,6 @@ class Opener:
         packets.lengths[row] = length
         packets.count = row + 1
         self._append_run(peer, row, row + 1)
-        self._first = row + 1
 
     def message(self, offset: int, size: int) -> bytes:
         """A copy of a message that is not for us to open."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from lopower.wire.datagrams import Endpoint
 from lopower.wire.wireguard import KEY_SIZE, TIMESTAMP_SIZE
@@ -16,7 +16,7 @@ from lopower.wireguard.handshake import NO_PRESHARED_KEY, ConsumedInitiation, Cr
 from lopower.wireguard.keypair import Keypairs
 from lopower.wireguard.timers import Timers
 
-NO_TIMESTAMP = bytes(TIMESTAMP_SIZE)
+NO_TIMESTAMP: Final = bytes(TIMESTAMP_SIZE)
 
 
 class Peer:
