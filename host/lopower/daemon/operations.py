@@ -143,7 +143,7 @@ class Operations:
             "served": self.served(),
             "counters": dict(sorted(interface.counters.items())),
             "warnings": self._warnings(),
-            **self._runtime.status(),
+            "data_plane": self._runtime.status(),
         }
 
     def server(self) -> dict[str, Any]:

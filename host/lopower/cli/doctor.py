@@ -1,0 +1,60 @@
+"""`lopower doctor`: whether this host is as lopower needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lopower.cli import options, output
+from lopower.cli.errors import FAILED, OK
+
+if TYPE_CHECKING:
+    from lopower.cli.options import Commands
+
+_MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Define the command."""
+    parser = commands.add_parser(
+        "doctor",
+        parents=[common],
+        allow_abbrev=False,
+        help="look for what keeps devices from working",
+        description="Look at this host: as the running daemon sees it, else as one would find it. "
+        "Exit code 1 if something is wrong, 0 with warnings.",
+    )
+    options.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask the daemon; look here if none runs."""
+    from lopower.control.errors import DaemonNotRunningError
+
+    try:
+        checks: list[dict[str, Any]] = options.client(arguments).get("doctor")["checks"]
+        running = True
+    except DaemonNotRunningError:
+        checks, running = _look_here(arguments), False
+    if arguments.json:
+        output.show_json({"running": running, "checks": checks})
+    else:
+        output.say("as the running daemon sees it:" if running else "no daemon is running; as one would find it:")
+        for check in checks:
+            output.say(f"{_MARKS[check['verdict']]}  {check['text']}")
+            if check["advice"]:
+                output.say(f"      {check['advice']}")
+    return FAILED if any(check["verdict"] == "failure" for check in checks) else OK
+
+
+def _look_here(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    from lopower.daemon import doctor
+    from lopower.daemon.settings import resolve
+
+    flags = {name: getattr(arguments, name, None) for name in ("state_dir", "socket")}
+    config = getattr(arguments, "config", None)
+    settings = resolve(flags=flags, environ=os.environ, config=None if config is None else Path(config))
+    return [check._asdict() for check in doctor.run(settings, doctor.Facts())]

@@ -1,0 +1,47 @@
+"""`lopower server show`: what another tool needs to reach this server."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from lopower.cli import options, output
+from lopower.cli.errors import OK
+
+if TYPE_CHECKING:
+    from lopower.cli.options import Commands
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Define the commands."""
+    parser = commands.add_parser("server", help="this server, as devices need to know it")
+    actions = parser.add_subparsers(metavar="ACTION", required=True, parser_class=type(parser))
+    show = actions.add_parser(
+        "show", parents=[common], allow_abbrev=False, help="public key, endpoints, ranges, gateway addresses"
+    )
+    options.add_watch(show)
+    show.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show it."""
+    output.show(options.documents(arguments, "server"), arguments.json, arguments.watch is not None, _text)
+    return OK
+
+
+def _text(document: dict[str, Any]) -> str:
+    ranges = [text for text in (document["range_ipv4"], document["range_ipv6"]) if text]
+    gateways = [text for text in (document["gateway_ipv4"], document["gateway_ipv6"]) if text]
+    items = [
+        ("public key", document["public_key"]),
+        ("endpoints", ", ".join(document["endpoints"]) or "none"),
+        ("ranges", ", ".join(ranges)),
+        ("gateway", ", ".join(gateways)),
+        ("MTU", str(document["mtu"])),
+        ("rules for all", "; ".join(document["rules"]) or "none"),
+    ]
+    if document["search_domains"]:
+        items.append(("search domains", ", ".join(document["search_domains"])))
+    if document["warning"]:
+        items.append(("warning", document["warning"]))
+    return output.pairs(items)
