@@ -40,8 +40,6 @@ from lopower.wire.ip import (
     IPV6_HEADER,
     IPV6_MINIMUM_MTU,
     MAX_PACKET,
-    PROTOCOL_ICMP,
-    PROTOCOL_ICMPV6,
     IpHeader,
     PacketError,
     ip_header,
@@ -280,7 +278,7 @@ class IcmpLayer:
         if not is_one_host(ip.source) or is_multicast(ip.destination) or (ip.fragment and ip.fragment.offset):
             self._counters["icmp_error_not_permitted"] += 1
             return None
-        if ip.protocol in (PROTOCOL_ICMP, PROTOCOL_ICMPV6):
+        if ip.protocol == icmp_protocol(ip.version):
             kind = packet[ip.header_length] if ip.total_length > ip.header_length else -1
             is_error = kind in IPV4_ERRORS if ip.version == 4 else kind < 128 or kind == IPV6_REDIRECT
             if is_error:

@@ -22,6 +22,7 @@ MINIMUM_ROWS: Final = 4
 
 Booleans: TypeAlias = npt.NDArray[np.bool_]
 Integers: TypeAlias = npt.NDArray[np.int64]
+Quads: TypeAlias = npt.NDArray[np.uint64]
 
 
 class SegmentRun:
@@ -99,7 +100,8 @@ class _Layout(NamedTuple):
         header_length: in bytes, without options.
         key: (start, stop) of addresses and ports, in bytes.
         plain: (mask, value) of the first 64 bits: version, no options, for IPv4 not a fragment.
-        same: (64-bit word, mask) that equal the row before's within a run: addresses, protocol and ports.
+        same: masks of the 64-bit words from the first on: what equals the row before's within a run, which is
+            addresses, protocol and ports.
         protocol: byte that names the protocol.
         length: 16-bit word that holds the length; `uncounted`: bytes of the header that it does not count.
     """
@@ -107,24 +109,29 @@ class _Layout(NamedTuple):
     version: int
     header_length: int
     key: tuple[int, int]
-    plain: tuple[int, int]
-    same: tuple[tuple[int, int], ...]
+    plain: tuple[np.uint64, np.uint64]
+    same: Quads
     protocol: int
     length: int
     uncounted: int
 
 
-def _word(as_it_lies: str) -> int:
-    return int.from_bytes(bytes.fromhex(as_it_lies), "little")
+def _word(as_it_lies: str) -> np.uint64:
+    return np.uint64(int.from_bytes(bytes.fromhex(as_it_lies), "little"))
 
 
-_ALL: Final = (1 << 64) - 1
+def _words(*as_they_lie: str) -> Quads:
+    return np.array([_word(text) for text in as_they_lie], np.uint64)
+
+
+_IGNORED: Final = "0000 0000 0000 0000"
+_WHOLE: Final = "ffff ffff ffff ffff"
 _IPV4: Final = _Layout(
     version=4,
     header_length=20,
     key=(12, 24),
     plain=(_word("ff00 0000 0000 bfff"), _word("4500 0000 0000 0000")),
-    same=((1, _word("00ff 0000 ffff ffff")), (2, _ALL)),
+    same=_words(_IGNORED, "00ff 0000 ffff ffff", _WHOLE),
     protocol=9,
     length=1,
     uncounted=0,
@@ -134,22 +141,16 @@ _IPV6: Final = _Layout(
     header_length=40,
     key=(8, 44),
     plain=(_word("f000 0000 0000 0000"), _word("6000 0000 0000 0000")),
-    same=(
-        (0, _word("0000 0000 0000 ff00")),
-        (1, _ALL),
-        (2, _ALL),
-        (3, _ALL),
-        (4, _ALL),
-        (5, _word("ffff ffff 0000 0000")),
-    ),
+    same=_words("0000 0000 0000 ff00", _WHOLE, _WHOLE, _WHOLE, _WHOLE, "ffff ffff 0000 0000"),
     protocol=6,
     length=2,
     uncounted=40,
 )
 
-# TCP's data offset and flags are one 16-bit word.
-_ALL_FLAGS_BUT_PSH: Final = 0x0FF7
-_ACK: Final = 0x0010
+# TCP's data offset and flags are one 16-bit word. In a run it is ACK or ACK|PSH, without options or with twelve bytes.
+_ALL_BUT_PSH: Final = 0xFFF7
+_ACK: Final = 0x5010
+_ACK_AND_OPTIONS: Final = 0x8010
 
 
 class _Columns:
@@ -171,9 +172,8 @@ class _Columns:
 
     def __init__(self, rows: PacketRows, layout: _Layout) -> None:
         word, half = layout.header_length // 4, layout.header_length // 2
-        quads = rows.words.view("<u8")
         self.layout = layout
-        self.quads: list[npt.NDArray[np.uint64]] = [quads[:, index] for index in range(layout.same[-1][0] + 1)]
+        self.quads: Quads = rows.words.view("<u8")[:, : len(layout.same)]
         self.protocol = rows.words.view(np.uint8)[:, layout.protocol]
         self.length = rows.halves_be[:, layout.length]
         self.sequence = rows.words_be[:, word + 1]
@@ -186,18 +186,16 @@ class _Columns:
 
 
 class _Found(NamedTuple):
-    """What one layout's columns say: which rows may be in a run, which continue the row before, and their sizes.
+    """What one layout's columns say: which rows belong together, and their sizes.
 
     Attributes:
-        eligible, joined: one for each row; the first is never joined.
-        totals: packet lengths. header_lengths: TCP's. payloads: of TCP.
+        joined: whether row i + 1 continues row i; one less than there are rows.
+        totals: packet lengths. payloads: of TCP.
     """
 
     columns: _Columns
-    eligible: Booleans
     joined: Booleans
     totals: Integers
-    header_lengths: Integers
     payloads: Integers
 
 
@@ -225,96 +223,100 @@ class RunFinder:
                 yield peer, first, last, None
             return
         joined = found[0].joined if len(found) == 1 else found[0].joined | found[1].joined
-        for _, first, last in batch.runs:
-            if first < last:
-                joined[first] = False
-        starts = np.flatnonzero(~joined).tolist()
-        starts.append(count)
+        ends = np.flatnonzero(~joined)
+        ends += 1
+        starts = {0, *ends.tolist()}
+        if len(batch.runs) > 1:
+            starts.update(first for _, first, _ in batch.runs)
+        cuts = sorted(starts)
+        cuts.append(count)
         position = 0
         for peer, first, last in batch.runs:
-            single = first  # rows [single, start) stand alone
-            while starts[position] < last:
-                start, end = starts[position], starts[position + 1]
+            general = first  # rows [general, start) take the general path
+            while cuts[position] < last:
+                start, end = cuts[position], cuts[position + 1]
                 position += 1
-                if end - start == 1:
-                    continue
-                run = self._run(peer, rows, start, end, found)
-                if run is not None:
-                    if single < start:
-                        yield peer, single, start, None
-                    yield peer, start, end, run
-                    single = end
-            if single < last:
-                yield peer, single, last, None
+                if end - start > 1:
+                    run = self._run(peer, rows, start, end, found)
+                    if run is not None:
+                        if general < start:
+                            yield peer, general, start, None
+                        yield peer, start, end, run
+                        general = end
+            if general < last:
+                yield peer, general, last, None
 
     def _look(self, batch: PacketBatch) -> list[_Found]:
-        """What there is of runs, by IP version."""
-        first_version = batch.rows.buffer[0] >> 4
+        """The runs of the first row's IP version, and of the other one if there may be any."""
         found = []
-        for version in (4, 6) if first_version == 4 else (6, 4):
-            result = self._look_for(self._columns[version], batch)
+        for version in (4, 6) if batch.rows.buffer[0] >> 4 == 4 else (6, 4):
+            result, is_all = self._look_for(self._columns[version], batch)
             if result is not None:
                 found.append(result)
-                if result.eligible.all():
-                    break
+            if is_all:
+                break
         return found
 
-    def _look_for(self, columns: _Columns, batch: PacketBatch) -> _Found | None:
+    def _look_for(self, columns: _Columns, batch: PacketBatch) -> tuple[_Found | None, bool]:
+        """The runs of one version, and whether all packets are plain ones of it."""
         layout, count = columns.layout, batch.count
         mask, value = layout.plain
-        plain = (columns.quads[0][:count] & np.uint64(mask)) == np.uint64(value)
-        if not plain.any():
-            return None
+        quads = columns.quads[:count]
         totals = columns.length[:count].astype(np.int64)
         if layout.uncounted:
             totals += layout.uncounted
-        plain &= totals <= batch.lengths[:count]
-        same: Booleans | None = None
-        for index, mask in layout.same:
-            quads = columns.quads[index][:count]
-            if mask != _ALL:
-                quads = quads & np.uint64(mask)
-            equal = quads[1:] == quads[:-1]
-            same = equal if same is None else np.logical_and(same, equal, out=same)
-        assert same is not None
+        eligible = (quads[:, 0] & mask) == value
+        eligible &= totals <= batch.lengths[:count]
+        is_all = bool(eligible.all())
+        if not is_all and not eligible.any():
+            return None, False
 
-        is_tcp = columns.protocol[:count] == PROTOCOL_TCP
-        flags = columns.flags[:count].astype(np.int64)
-        header_lengths = (flags >> 10) & 0x3C
-        payloads = totals - header_lengths
-        payloads -= layout.header_length
-        eligible = (flags & _ALL_FLAGS_BUT_PSH) == _ACK
-        eligible &= is_tcp
-        eligible &= payloads >= 0
-        sequences = columns.sequence[:count].astype(np.uint32)
-        ends = sequences + payloads.astype(np.uint32)
-        continues = sequences[1:] == ends[:-1]
-        continues &= header_lengths[1:] == header_lengths[:-1]
-        if not is_tcp.all():
-            is_udp = columns.protocol[:count] == PROTOCOL_UDP
-            is_udp &= columns.udp_length[:count] == totals - layout.header_length
-            is_udp &= totals >= layout.header_length + 8
+        differs = quads[1:] ^ quads[:-1]
+        differs &= layout.same
+        joined: Booleans = np.bitwise_or.reduce(differs, axis=1) == 0
+
+        flags = columns.flags[:count] & _ALL_BUT_PSH
+        is_data = flags == _ACK
+        if is_data.all():
+            payloads = totals - (layout.header_length + 20)
+            is_data = payloads >= 0
+            follows_shape = None
+        else:
+            payloads = totals - layout.header_length - ((flags >> 10) & 0x3C)
+            is_data |= flags == _ACK_AND_OPTIONS
+            is_data &= payloads >= 0
+            follows_shape = flags[1:] == flags[:-1]
+        # Beyond the wrap of sequence numbers a run ends; the next one begins there.
+        sequences = columns.sequence[:count].astype(np.int64)
+        continues: Booleans = sequences[1:] == (sequences + payloads)[:-1]
+        if follows_shape is not None:
+            continues &= follows_shape
+
+        is_udp = columns.protocol[:count] == PROTOCOL_UDP
+        if is_udp.any():
+            is_datagram = columns.udp_length[:count] == totals - layout.header_length
+            is_datagram &= totals >= layout.header_length + 8
             if layout.version == 6:
-                is_udp &= columns.udp_checksum[:count] != 0
-            eligible |= is_udp
+                is_datagram &= columns.udp_checksum[:count] != 0
+            is_data = np.where(is_udp, is_datagram, is_data)
             continues |= is_udp[1:]
-        eligible &= plain
-        joined = np.zeros(count, np.bool_)
-        np.logical_and(same, continues, out=joined[1:])
-        joined[1:] &= eligible[1:]
-        joined[1:] &= eligible[:-1]
-        return _Found(columns, eligible, joined, totals, header_lengths, payloads)
+        eligible &= is_data
+        joined &= continues
+        joined &= eligible[1:]
+        joined &= eligible[:-1]
+        return _Found(columns, joined, totals, payloads), is_all
 
     def _run(
         self, peer: Any, rows: PacketRows, first: int, last: int, found: list[_Found]
     ) -> SegmentRun | DatagramRun | None:
-        result = found[0] if found[0].joined[first + 1] else found[1]
-        columns = result.columns
+        """The run in rows `[first, last)`; None if it is of a protocol that has none, or has odd options."""
+        columns, _, totals, payloads = found[0] if found[0].joined[first] else found[1]
         layout = columns.layout
         begin, end = layout.key
         position = first * rows.stride
         key = bytes(rows.view[position + begin : position + end])
-        if rows.buffer[position + layout.protocol] == PROTOCOL_UDP:
+        protocol = rows.buffer[position + layout.protocol]
+        if protocol == PROTOCOL_UDP:
             datagrams = self._datagrams
             datagrams.peer = peer
             datagrams.rows = rows
@@ -322,15 +324,15 @@ class RunFinder:
             datagrams.last = last
             datagrams.key = key
             datagrams.ip_header_length = layout.header_length
-            datagrams.packet_lengths = result.totals[first:last].tolist()
+            datagrams.packet_lengths = totals[first:last].tolist()
             return datagrams
-        header_length = result.header_lengths.item(first)
-        if header_length != 20 and (
-            header_length != 32 or not (columns.first_option[first:last] == TIMESTAMP_OPTION_WORD).all()
-        ):
+        if protocol != PROTOCOL_TCP:
+            return None
+        header_length = columns.flags.item(first) >> 10 & 0x3C
+        if header_length != 20 and not (columns.first_option[first:last] == TIMESTAMP_OPTION_WORD).all():
             return None
         run = self._segments
-        lengths = result.payloads[first:last]
+        lengths = payloads[first:last]
         length, last_length = lengths.item(0), lengths.item(-1)
         run.peer = peer
         run.rows = rows

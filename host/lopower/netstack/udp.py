@@ -369,11 +369,8 @@ class UdpLayer:
 
     def _quoted(self, peer: Any, quotation: Quotation) -> UdpFlow | None:
         """The flow that sent what is quoted; its key has the device's side first."""
-        flows = self._flows.get(peer)
-        if flows is None or quotation.protocol != PROTOCOL_UDP:
-            return None
         ports = quotation.transport[2:4] + quotation.transport[:2]
-        flow = flows.get(quotation.destination + quotation.source + ports)
+        flow = self._flows.get(peer, {}).get(quotation.destination + quotation.source + ports)
         if flow is None:
             self.counters["icmp_for_no_flow"] += 1
         return flow
