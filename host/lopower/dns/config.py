@@ -93,27 +93,6 @@ def parse_server(text: str) -> ServerAddress:
     return ServerAddress(address, int(port_text))
 
 
-def parse_https_resolver(text: str) -> str:
-    """`https://1.1.1.1/dns-query`, or an address alone, which stands for that path: the URL.
-
-    Raises:
-        ValueError: with a message for a person.
-    """
-    text = text.strip()
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        address = parse_server(text).address
-        return f"https://[{address}]/dns-query" if address.version == 6 else f"https://{address}/dns-query"
-    host, _, path = rest.partition("/")
-    if scheme.lower() != "https" or not path:
-        raise ValueError(f"{text!r}: a resolver over HTTPS is written https://ADDRESS[:PORT]/PATH")
-    try:
-        parse_server(host)
-    except ValueError:
-        raise ValueError(f"{text!r}: name the resolver by its address; a name would need a resolver first") from None
-    return text
-
-
 def parse_route(text: str) -> tuple[str, tuple[ServerAddress, ...]]:
     """`corp.example=192.0.2.1,192.0.2.2:5353`: the names under a suffix, and the resolvers for them.
 

@@ -21,6 +21,13 @@ from tests.support.dns_world import ask, make_config, make_server, rdata
 ADDRESS = "www.example.org 300 A 192.0.2.1"
 
 
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of a second for what takes one."""
+    monkeypatch.setattr("lopower.dns.resolver.NEXT_UPSTREAM_SECONDS", 0.25)
+    monkeypatch.setattr("lopower.dns.upstreams.RESEND_SECONDS", 0.25)
+
+
 @pytest.fixture
 async def resolver() -> AsyncIterator[LoopbackResolver]:
     async with LoopbackResolver() as running:
@@ -164,14 +171,17 @@ async def test_a_large_answer_reaches_those_who_take_it(server: DnsServer, resol
     assert len(small.rr) < len(medium.rr) < 100
 
 
-async def test_the_second_resolver_after_a_refused_connection(tmp_path: Path, resolver: LoopbackResolver) -> None:
+async def test_the_second_resolver_after_a_refused_connection(
+    tmp_path: Path, resolver: LoopbackResolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lopower.dns.resolver.NEXT_UPSTREAM_SECONDS", 4.0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     server = make_server(make_config(tmp_path, f"nameserver [127.0.0.1]:{port}\n{resolv_conf(resolver)}"))
     start = time.monotonic()
     assert rdata(await ask(server, "www.example.org")) == ["192.0.2.1"]
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 3.0
     await server.close()
 
 
@@ -181,17 +191,17 @@ async def test_the_second_resolver_after_silence(
     resolver.behaviour.silent = True
     start = time.monotonic()
     assert rdata(await ask(server, "www.example.org")) == ["192.0.2.2"]
-    assert 0.9 < time.monotonic() - start < 2.0
+    assert 0.2 < time.monotonic() - start < 3.0
     resolver.add("other.example.org 5 A 192.0.2.9")
-    start = time.monotonic()
+    before = len(resolver.queries)
     assert (await ask(server, "other.example.org")).header.rcode == dnslib.RCODE.NXDOMAIN
-    assert time.monotonic() - start < 0.5, "the one that answered is asked first the next time"
+    assert len(resolver.queries) == before, "the one that answered is asked first the next time"
 
 
 async def test_a_slow_resolver_may_still_win(
     server: DnsServer, resolver: LoopbackResolver, second: LoopbackResolver
 ) -> None:
-    resolver.behaviour.delay = 1.3
+    resolver.behaviour.delay = 0.6
     second.behaviour.silent = True
     assert rdata(await ask(server, "www.example.org")) == ["192.0.2.1"]
 
@@ -370,14 +380,14 @@ async def test_a_slow_resolver_delays_no_cached_and_no_local_name(
     server: DnsServer, resolver: LoopbackResolver
 ) -> None:
     await ask(server, "www.example.org")
-    resolver.behaviour.delay = 0.5
+    resolver.behaviour.delay = 1.0
     slow = asyncio.create_task(ask(server, "slow.example.org"))
     await asyncio.sleep(0.05)
     start = time.monotonic()
     for _ in range(100):
         assert rdata(await ask(server, "www.example.org")) == ["192.0.2.1"]
         assert rdata(await ask(server, "kitchen")) == ["10.90.0.2"]
-    assert time.monotonic() - start < 0.4
+    assert time.monotonic() - start < 0.8
     assert not slow.done()
     await slow
 

@@ -10,7 +10,7 @@ import pytest
 
 import lopower.dns
 from lopower.dns import names
-from lopower.dns.config import DnsConfig, ServerAddress, parse_https_resolver, parse_route, parse_server
+from lopower.dns.config import DnsConfig, ServerAddress, parse_route, parse_server
 from lopower.dns.resolv_conf import ResolvConf, parse
 from lopower.dns.routing import SYSTEM, TAILNET, Route, Routing
 from lopower.dns.system_resolvers import CHECK_SECONDS, SystemResolvers
@@ -90,16 +90,6 @@ def test_server_and_route_texts() -> None:
     for bad in ("corp.example", "corp.example=", "a..b=192.0.2.1", "corp.example=x"):
         with pytest.raises(ValueError, match=r"."):
             parse_route(bad)
-
-
-def test_texts_of_resolvers_over_https() -> None:
-    assert parse_https_resolver("1.1.1.1") == "https://1.1.1.1/dns-query"
-    assert parse_https_resolver("2606:4700::1111") == "https://[2606:4700::1111]/dns-query"
-    for good in ("https://192.0.2.1:8443/dns-query", "https://[2001:db8::1]/d"):
-        assert parse_https_resolver(good) == good
-    for bad in ("https://dns.example/dns-query", "http://1.1.1.1/dns-query", "https://1.1.1.1", "dns.example", ""):
-        with pytest.raises(ValueError, match=r"."):
-            parse_https_resolver(bad)
 
 
 RESOLV_CONF = """\
