@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import sys
+from typing import cast
 
 from aiohttp import web
 from dnslib import QTYPE, RR, A, DNSRecord
@@ -51,8 +52,7 @@ class Resolver(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self.transport = transport
+        self.transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """Answer one query."""
