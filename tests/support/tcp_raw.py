@@ -13,6 +13,11 @@ MODERN = TcpOptions(maximum_segment_size=1380, window_scale=0, sack_permitted=Tr
 PLAIN = TcpOptions(maximum_segment_size=1380)
 
 
+def state_of(connection: Connection) -> TcpState:
+    """The state as it is now; type checkers believe that an attribute once compared stays as it was."""
+    return connection.state
+
+
 class RawClient:
     """The device's side, without any TCP of its own. `sequence` is its SND.NXT, `acknowledgment` its RCV.NXT."""
 

@@ -1,4 +1,4 @@
-"""Packets as they leave: checksums by dpkt, and columns equal to single packets, IPv4 and IPv6, with and without stamps."""
+"""Packets as they leave: checksums by dpkt, and columns equal to single packets, for IPv4 and IPv6."""
 
 from __future__ import annotations
 

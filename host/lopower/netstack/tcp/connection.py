@@ -211,7 +211,7 @@ class Connection:
         """FIN after what was committed. What arrives is still received."""
         if self.state in _CAN_SEND and not self.sender.fin_requested:
             self.sender.fin_requested = True
-            self.sender.progress_at = max(self.sender.progress_at, now)
+            self.sender.progress_at = now
             self.layer.active[self] = None
         elif self.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
             if self.is_pending or self.state is TcpState.SYN_SENT:
@@ -326,7 +326,7 @@ class Connection:
     def fin_left(self, now: float) -> None:
         """Our FIN was sent."""
         self.state = TcpState.FIN_WAIT_1 if self.state is TcpState.ESTABLISHED else TcpState.LAST_ACK
-        self.sender.progress_at = max(self.sender.progress_at, now)
+        self.sender.progress_at = now
 
     def data_acknowledged(self, now: float) -> None:
         """SND.UNA moved: is the FIN acknowledged, is there room again?"""

@@ -58,6 +58,7 @@ def receive_run(connection: Connection, run: SegmentRun, now: float) -> bool:
         or ack > sender.snd_nxt
         or (ack == una and not total)
         or receiver.discarding
+        or receiver.is_overfull
         or len(receiver.reassembly)
         or (ack != una and not sender.is_clean)
     ):

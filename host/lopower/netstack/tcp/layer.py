@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from lopower.netstack.errors import FlowAborted, FlowUnreachable, LimitReached
+from lopower.netstack.errors import FlowAborted, FlowProhibited, FlowUnreachable, LimitReached
 from lopower.netstack.events import TcpSynReceived
 from lopower.netstack.tcp import fast_path, state_machine
 from lopower.netstack.tcp.chunks import ChunkPool, MemoryBudget
@@ -379,8 +379,8 @@ class TcpLayer:
     # ICMP
 
     def icmp_error(self, peer: Hashable, quoted: bytes | memoryview[int], kind: str, mtu: int, now: float) -> None:
-        """An ICMP error that quotes a packet of ours: `kind` is "too_big", "hard" or "soft"; `mtu` counts for the
-        first.
+        """An ICMP error that quotes a packet of ours: `kind` is "too_big", "prohibited", "hard" or "soft"; `mtu`
+        counts for the first.
 
         Honoured only if it quotes what is in flight (RFC 5927 section 4); a hard error ends an open that is under way
         and never an established flow (RFC 5461, RFC 5927 section 5).
@@ -412,8 +412,8 @@ class TcpLayer:
                 sender.set_mss(mss, now)
                 self.active[connection] = None
                 self.counters["tcp_path_mtu_reduced"] += 1
-        elif kind == "hard" and connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
-            connection.terminate(FlowUnreachable, now)
+        elif kind != "soft" and connection.state in (TcpState.SYN_SENT, TcpState.SYN_RECEIVED):
+            connection.terminate(FlowProhibited if kind == "prohibited" else FlowUnreachable, now)
         else:
             self.counters["icmp_ignored"] += 1
 

@@ -14,6 +14,13 @@ WINDOW_SCALE: Final = 7  # 65,535 << 7 is 8 MB
 # bytes into a flow nobody reads cannot turn a window of 4 MB into 4 million objects.
 _COALESCE_BELOW: Final = 2048
 
+# Rounding up to a whole unit of the scale adds up over many ACKs; a peer that sends single bytes gains no more than this.
+# Beyond it the field is rounded down, and what was promised is still accepted (RFC 7323 section 2.4).
+_ROUNDING_SLACK: Final = 512
+
+# What a flow may hold for its reader even when the budget is exhausted, so that none starves.
+_MINIMUM_HOLD: Final = 4096
+
 _TIGHT_WINDOW: Final = 16 << 10  # the window of new promises while memory is tight
 
 
@@ -91,7 +98,7 @@ class Receiver:
     def window_field(self) -> int:
         """The header's window for a segment that leaves now; moves `rcv_adv`."""
         rcv_nxt, rcv_adv = self.rcv_nxt, self.rcv_adv
-        limit = self.limit if not self._budget.is_tight else min(self.limit, _TIGHT_WINDOW)
+        limit = self._limit_now()
         free = limit - self.received_bytes
         if self._budget.is_exhausted:
             free = 0
@@ -103,16 +110,24 @@ class Receiver:
         window = (edge - rcv_nxt) >> scale
         if window > 0xFFFF:
             window = 0xFFFF
-        if rcv_nxt + (window << scale) < rcv_adv:
+        if rcv_nxt + (window << scale) < rcv_adv and rcv_adv - rcv_nxt <= free + _ROUNDING_SLACK:
             window = (rcv_adv - rcv_nxt + (1 << scale) - 1) >> scale  # rounding must not shrink it
-        self.rcv_adv = rcv_nxt + (window << scale)
+        self.rcv_adv = max(rcv_adv, rcv_nxt + (window << scale))
         return window
 
     def syn_window(self) -> int:
         """The window of a SYN or SYN-ACK, which is never scaled (RFC 7323 section 2.2); moves `rcv_adv`."""
-        window = min(self.limit, 0xFFFF)
+        window = min(self._limit_now(), 0xFFFF)
         self.rcv_adv = max(self.rcv_adv, self.rcv_nxt + window)
         return window
+
+    def _limit_now(self) -> int:
+        return min(self.limit, _TIGHT_WINDOW) if self._budget.is_tight else self.limit
+
+    @property
+    def is_overfull(self) -> bool:
+        """Memory is exhausted and this flow holds its share: even promised data is dropped, as if it were lost."""
+        return self._budget.is_exhausted and self._held >= _MINIMUM_HOLD
 
     def acknowledged(self) -> None:
         """A segment with our ACK leaves."""
@@ -123,7 +138,7 @@ class Receiver:
     def window_update_due(self) -> bool:
         """The reader has drained: what is free now is twice what the peer knows of, and worth a segment."""
         known = self.rcv_adv - self.rcv_nxt
-        free = (self.limit if not self._budget.is_tight else min(self.limit, _TIGHT_WINDOW)) - self.received_bytes
+        free = self._limit_now() - self.received_bytes
         return (
             free >= 2 * known and free - known >= min(self.limit >> 1, 2 * self.mss) and not self._budget.is_exhausted
         )

@@ -189,16 +189,15 @@ class Sender:
             self._retransmit(now)
         before = self.snd_nxt
         if before < self.queue.end:
-            if before == self.snd_una:
-                if now - self._sent_at > self.rtt.rto:
-                    self.cubic.restart()
-                if self.timer is Timer.NONE:
-                    self.progress_at = now
+            if before == self.snd_una and now - self._sent_at > self.rtt.rto:
+                self.cubic.restart()
             self._transmit_new(now, self.cubic.cwnd - self._pipe())
         if self.fin_requested and not self.fin_sent and self.snd_nxt == self.queue.end:
             self._send_fin(now)
         if self.snd_nxt != before:
             self._sent_at = now
+            if before == self.snd_una:
+                self.progress_at = now
             if self.recovery_point is not None:
                 self._prr_out += self.snd_nxt - before
             self.arm(now, restart=False)
@@ -512,6 +511,8 @@ class Sender:
         if self.snd_nxt == self.snd_una:
             if self.queue.end > self.snd_nxt or (self.fin_requested and not self.fin_sent):
                 if self.timer is not Timer.PERSIST:
+                    if not self._persist_count:
+                        self.progress_at = now  # the wait begins
                     self._set(Timer.PERSIST, now + self._persist_interval())
             else:
                 self.timer, self.timer_at = Timer.NONE, _NEVER
@@ -608,13 +609,13 @@ class Sender:
             self._sent(before, before + size, now)
             self.arm(now, restart=True)
             return
+        self._persist_count += 1
         self.transmit(now)
         if self.snd_nxt != before:
             return
         # An old sequence number makes any peer repeat its ACK, and with it its window, without a byte that it would
         # have to throw away.
         self._connection.send_segment(self.snd_una - 1, ACK, now)
-        self._persist_count += 1
         self._set(Timer.PERSIST, now + self._persist_interval())
 
     def set_mss(self, mss: int, now: float) -> None:

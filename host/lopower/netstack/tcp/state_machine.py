@@ -229,6 +229,10 @@ def _receive(connection: Connection, sequence: int, payload: memoryview[int], fi
             layer.counters["tcp_out_of_order_dropped"] += 1
         connection.send_ack(now)
         return
+    if payload and receiver.is_overfull:
+        layer.counters["tcp_memory_exhausted"] += 1
+        receiver.ack_due = True
+        return
     if payload:
         receiver.accept(payload)
         layer.dirty[connection] = None
