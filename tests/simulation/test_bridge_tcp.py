@@ -450,6 +450,24 @@ async def test_the_flow_limit_is_the_devices_own(listener: Listener) -> None:
         await modest.connect(NODE, port)
 
 
+async def test_a_flood_of_syns_leaves_the_others_alone(listener: Listener) -> None:
+    port = await listener.start(echo)
+    async with running(make_device(2), make_device(3)) as world:
+        world.driver.silent.add("100.64.0.66")
+        flooder, good = world.devices
+        flood = [flooder.dial("100.64.0.66", number) for number in range(1, 501)]
+        for _ in range(20):
+            stream = await asyncio.wait_for(good.connect(NODE, port), 5)
+            await stream.write(b"x")
+            assert await stream.read_exactly(1) == b"x"
+        assert flooder.state.dials == world.bridge.config.max_dials_per_device
+        assert good.state.counters["dial_limit"] == 0
+        world.bridge.handle_timer(world.now() + 11)
+        assert flooder.state.dials == 0
+        for stream in flood:
+            stream.abort()
+
+
 async def test_the_dial_limit() -> None:
     async with running(make_device(2), config=BridgeConfig(max_dials_per_device=2)) as world:
         world.driver.silent.add(NODE)

@@ -140,7 +140,7 @@ class Bridge:
     def device_changed(self, peer: Any, now: float) -> None:
         """The device of `peer.context` is another one now: its name, addresses or rules changed."""
         self.devices.add(peer.context, peer)
-        self.recheck(now)
+        self._recheck(peer.context.flows, now)
 
     def remove_peer(self, peer: Any, now: float) -> None:
         """A device is gone: its flows end, here and in the stack."""
@@ -182,8 +182,11 @@ class Bridge:
         self.recheck(self._clock())
 
     def recheck(self, now: float) -> None:
-        """Policy changed: end the flows that it would not allow any more, or would send elsewhere."""
-        for flow in self.flows:
+        """Policy changed for all: end the flows that it would not allow any more, or would send elsewhere."""
+        self._recheck(self.flows, now)
+
+    def _recheck(self, flows: Iterable[Flow], now: float) -> None:
+        for flow in tuple(flows):
             address, port = flow.destination
             decision = self.policy.decide(flow.state.device, address, flow.kind, port)
             if decision.via is not flow.via:

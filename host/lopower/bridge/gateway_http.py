@@ -156,7 +156,7 @@ class PageService:
             access_log=None,
             max_line_size=_MAX_LINE,
             max_field_size=_MAX_LINE,
-            keepalive_timeout=table.config.connection_timeout,
+            keepalive_timeout=table.config.connection_timeout / 2,  # a FIN, before the flow's own limit means a RST
         )
 
     def accept(self, state: DeviceState, connection: Connection, now: float) -> None:

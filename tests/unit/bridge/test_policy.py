@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -315,6 +318,18 @@ def test_everything_else_is_refused(tailnet: Routes, address: str) -> None:
     table = Table(tailnet)
     assert table.reason(address) == "refused_not_allowed"
     assert "lopower device allow" in table.decide(address).message
+
+
+@pytest.mark.parametrize("module", ["lopower.bridge.policy", "lopower.bridge.special_addresses", "lopower.wire.sntp"])
+def test_what_decides_does_no_io(module: str) -> None:
+    """Neither sockets nor clocks nor randomness: the same question gets the same answer."""
+    file = importlib.import_module(module).__file__
+    assert file is not None
+    tree = ast.parse(Path(file).read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    forbidden = {"socket", "asyncio", "time", "os", "random", "secrets", "threading"}
+    assert not {name.partition(".")[0] for name in names} & forbidden
 
 
 def test_policy_in_words(tailnet: Routes) -> None:
