@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from lopower.cli import output
 from lopower.cli.errors import OK
 
-if TYPE_CHECKING:
-    from lopower.cli.options import Commands
-
 SHELLS: Final = ("bash", "zsh", "fish")
 
 
-def add(commands: Commands, common: argparse.ArgumentParser) -> None:
-    """Define the command."""
-    parser = commands.add_parser(
-        "completion",
-        allow_abbrev=False,
-        help="print a script that completes commands in a shell",
-        description="Print a completion script. bash: source <(lopower completion bash) in ~/.bashrc. "
-        "zsh: the same in ~/.zshrc. fish: lopower completion fish > ~/.config/fish/completions/lopower.fish",
+def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Define the command's options."""
+    parser.description = (
+        "Print a completion script. bash: source <(lopower completion bash) in ~/.bashrc. "
+        "zsh: the same in ~/.zshrc. fish: lopower completion fish > ~/.config/fish/completions/lopower.fish"
     )
     parser.add_argument("shell", choices=SHELLS, metavar="|".join(SHELLS))
     parser.set_defaults(run=run)

@@ -5,18 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lopower.cli import output
 from lopower.cli.errors import OK, CommandError
 
-if TYPE_CHECKING:
-    from lopower.cli.options import Commands
 
-
-def add(commands: Commands, common: argparse.ArgumentParser) -> None:
-    """Define the commands."""
-    parser = commands.add_parser("config", help="the settings file")
+def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Define the commands and their options."""
     actions = parser.add_subparsers(metavar="ACTION", required=True, parser_class=type(parser))
     init = actions.add_parser(
         "init",

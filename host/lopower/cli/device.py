@@ -6,20 +6,16 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from lopower.cli import device_text, options, output
 from lopower.cli.errors import FAILED, OK, USAGE, CommandError
 
-if TYPE_CHECKING:
-    from lopower.cli.options import Commands
-
 FORMATS: Final = ("conf", "qr", "png", "json", "esphome", "arduino")
 
 
-def add(commands: Commands, common: argparse.ArgumentParser) -> None:
-    """Define the commands."""
-    parser = commands.add_parser("device", help="add, show and change devices")
+def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Define the commands and their options."""
     actions = parser.add_subparsers(metavar="ACTION", required=True, parser_class=type(parser))
 
     def action(name: str, text: str, *, named: bool = True, **more: Any) -> argparse.ArgumentParser:

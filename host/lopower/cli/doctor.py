@@ -5,26 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lopower.cli import options, output
 from lopower.cli.errors import FAILED, OK
 
-if TYPE_CHECKING:
-    from lopower.cli.options import Commands
-
 _MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
 
 
-def add(commands: Commands, common: argparse.ArgumentParser) -> None:
-    """Define the command."""
-    parser = commands.add_parser(
-        "doctor",
-        parents=[common],
-        allow_abbrev=False,
-        help="look for what keeps devices from working",
-        description="Look at this host: as the running daemon sees it, else as one would find it. "
-        "Exit code 1 if something is wrong, 0 with warnings.",
+def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Define the command's options."""
+    parser.description = (
+        "Look at this host: as the running daemon sees it, else as one would find it. "
+        "Exit code 1 if something is wrong, 0 with warnings."
     )
     options.add_json(parser)
     parser.set_defaults(run=run)

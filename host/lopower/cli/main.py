@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING, Final
 
 from lopower import __version__
-from lopower.cli import completion, config, device, doctor, options, ping, serve, server, service, status, up
+from lopower.cli import options
 from lopower.cli.errors import FAILED, FORBIDDEN, INTERRUPTED, NOT_FOUND, NOT_RUNNING, OK, USAGE, CommandError
 
 if TYPE_CHECKING:
     from lopower.control.errors import ControlError
 
-_GROUPS = (up, service, device, serve, server, status, ping, doctor, config, completion)
+# Command, module in this package, help. A module is imported when its command is wanted: most need no other.
+_COMMANDS: Final = {
+    "up": "run the daemon in the foreground",
+    "service": "keep the daemon running with systemd",
+    "device": "add, show and change devices",
+    "serve": "offer a port of this host to devices",
+    "server": "this server, as devices need to know it",
+    "status": "the daemon at a glance",
+    "ping": "send echo requests to a device",
+    "doctor": "look for what keeps devices from working",
+    "config": "the settings file",
+    "completion": "print a script that completes commands in a shell",
+}
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong, and where help is, without the whole usage."""
+def build_parser(wanted: Container[str] = _COMMANDS) -> options.Parser:
+    """The parser. Each command sets `run`, a function of the arguments that returns the exit code.
 
-    def error(self, message: str) -> NoReturn:
-        """Print and exit."""
-        self.exit(USAGE, f"lopower: {message}\n`{self.prog} --help` shows what is possible\n")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands. Each sets `run`, a function of the arguments that returns the exit code."""
+    Args:
+        wanted: commands whose options are defined; the others are only named.
+    """
     common = options.common()
-    parser = Parser(
+    parser = options.Parser(
         prog="lopower",
         description="WireGuard devices reach a network, and are reached, through user space.",
         parents=[common],
@@ -37,9 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lopower {__version__}")
     parser.set_defaults(run=None)
-    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-    for group in _GROUPS:
-        group.add(commands, common)
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=options.Parser)
+    for name, text in _COMMANDS.items():
+        command = commands.add_parser(name, parents=[common], allow_abbrev=False, help=text)
+        if name in wanted:
+            importlib.import_module(f"lopower.cli.{name}").define(command, common)
     return parser
 
 
@@ -49,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code; docs/cli.md lists them.
     """
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = build_parser(words)
+    arguments = parser.parse_args(words)
     if arguments.run is None:
         parser.print_help(sys.stderr)
         return USAGE

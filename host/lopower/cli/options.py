@@ -6,21 +6,28 @@ import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from lopower.cli.errors import USAGE
 from lopower.daemon.paths import Paths, candidates, socket_of
 
 if TYPE_CHECKING:
     from lopower.control.client import ControlClient
 
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
 DEFAULT_WATCH_SECONDS: Final = 2.0
 
 
-def common() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong, and where help is, without the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print and exit."""
+        self.exit(USAGE, f"lopower: {message}\n`{self.prog} --help` shows what is possible\n")
+
+
+def common() -> Parser:
     """`--config`, `--state-dir` and `--socket`, which are taken everywhere."""
-    parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    parser = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     group = parser.add_argument_group("where the daemon is")
     group.add_argument("--config", metavar="FILE", help="settings file")
     group.add_argument("--state-dir", metavar="DIR", help="where keys and devices are kept")

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lopower.cli import options, output
 from lopower.cli.errors import FAILED, OK
 
-if TYPE_CHECKING:
-    from lopower.cli.options import Commands
 
-
-def add(commands: Commands, common: argparse.ArgumentParser) -> None:
-    """Define the command."""
-    parser = commands.add_parser(
-        "ping",
-        parents=[common],
-        allow_abbrev=False,
-        help="send echo requests to a device",
-        description="Send echo requests to a device through its tunnel. Exit code 0 if at least one was answered.",
-    )
+def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Define the command's options."""
+    parser.description = "Send echo requests to a device through its tunnel. Exit code 0 if at least one was answered."
     parser.add_argument("name", metavar="NAME", help="the device")
     parser.add_argument("-c", "--count", type=int, default=4, metavar="N", help="how many; default: 4")
     parser.add_argument("-i", "--interval", type=float, default=1.0, metavar="SECONDS", help="between two; default: 1")

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lopower.cli import options, output
 from lopower.cli.errors import OK, USAGE, CommandError
 
-if TYPE_CHECKING:
-    from lopower.cli.options import Commands
 
-
-def add(commands: Commands, common: argparse.ArgumentParser) -> None:
-    """Define the command."""
-    parser = commands.add_parser(
-        "serve",
-        parents=[common],
-        allow_abbrev=False,
-        help="offer a port of this host to devices",
-        description="Let the gateway's port PORT reach TARGET, for all devices. Without PORT: list what is served.",
-    )
+def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Define the command's options."""
+    parser.description = "Let the gateway's port PORT reach TARGET, for all devices. Without PORT: list what is served."
     parser.add_argument("port", nargs="?", type=int, metavar="PORT", help="the gateway's port")
     parser.add_argument(
         "target", nargs="?", metavar="TARGET", help="PORT, ADDRESS or ADDRESS:PORT; default: the same port of 127.0.0.1"

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lopower.cli import options, output
 from lopower.cli.errors import OK
 
-if TYPE_CHECKING:
-    from lopower.cli.options import Commands
 
-
-def add(commands: Commands, common: argparse.ArgumentParser) -> None:
-    """Define the commands."""
-    parser = commands.add_parser("server", help="this server, as devices need to know it")
+def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Define the commands and their options."""
     actions = parser.add_subparsers(metavar="ACTION", required=True, parser_class=type(parser))
     show = actions.add_parser(
         "show", parents=[common], allow_abbrev=False, help="public key, endpoints, ranges, gateway addresses"

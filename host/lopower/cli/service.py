@@ -9,13 +9,10 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from lopower.cli import output
 from lopower.cli.errors import FAILED, FORBIDDEN, NOT_RUNNING, OK, CommandError
-
-if TYPE_CHECKING:
-    from lopower.cli.options import Commands
 
 UNIT: Final = Path("/etc/systemd/system/lopower.service")
 SYSUSERS: Final = Path("/etc/sysusers.d/lopower.conf")
@@ -24,9 +21,8 @@ _SYSUSERS_LINE: Final = f'u {USER} - "lopower WireGuard proxy" /var/lib/lopower\
 _BOOTED: Final = Path("/run/systemd/system")
 
 
-def add(commands: Commands, common: argparse.ArgumentParser) -> None:
-    """Define the commands."""
-    parser = commands.add_parser("service", help="keep the daemon running with systemd")
+def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Define the commands and their options."""
     actions = parser.add_subparsers(metavar="ACTION", required=True, parser_class=type(parser))
     for name, text, run in (
         ("install", "write unit, user, group and settings file; start it now and at boot", run_install),

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lopower.cli import options, output
 from lopower.cli.errors import OK
 
-if TYPE_CHECKING:
-    from lopower.cli.options import Commands
 
-
-def add(commands: Commands, common: argparse.ArgumentParser) -> None:
-    """Define the command."""
-    parser = commands.add_parser("status", parents=[common], allow_abbrev=False, help="the daemon at a glance")
+def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """Define the command's options."""
     options.add_watch(parser)
     parser.set_defaults(run=run)
 

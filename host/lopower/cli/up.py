@@ -5,26 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lopower.cli.options import Commands
 
 _COMMON = ("state_dir", "socket")
 
 
-def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
     """Define the command; its options are the settings."""
     from lopower.daemon.settings import SETTINGS
 
-    parser = commands.add_parser(
-        "up",
-        parents=[common],
-        allow_abbrev=False,
-        help="run the daemon in the foreground",
-        description="Run the daemon in the foreground until Ctrl-C. `lopower service install` keeps it running.",
-        epilog="Every option is also a variable (LOPOWER_STATE_DIR) and a key of the settings file (state_dir); "
-        "see `lopower config init`. Options marked ... may be repeated.",
+    parser.description = "Run the daemon in the foreground until Ctrl-C. `lopower service install` keeps it running."
+    parser.epilog = (
+        "Every option is also a variable (LOPOWER_STATE_DIR) and a key of the settings file (state_dir); "
+        "see `lopower config init`. Options marked ... may be repeated."
     )
     group = parser.add_argument_group("settings")
     for setting in SETTINGS:
