@@ -12,7 +12,7 @@ import pytest
 
 from lopower.netstack.errors import FlowRefused, FlowReset, FlowUnreachable
 from lopower.netstack.events import EchoRequested
-from tests.support.bridge_devices import make_device
+from tests.support.bridge_devices import GATEWAY, make_device
 from tests.support.bridge_world import TestDevice, World, running
 
 CELLAR = {4: "10.90.0.3", 6: "fd7a:115c:a1e0:9909::3"}
@@ -169,6 +169,17 @@ async def test_only_the_device_that_was_asked_may_answer(world: World) -> None:
     world.wake()
     await asyncio.sleep(0.05)
     assert kitchen.echo_replies.empty()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+async def test_the_gateway_pings_a_device(world: World, version: int) -> None:
+    kitchen, _ = pair(world)
+    gateway = next(address.packed for address in GATEWAY if address.version == version)
+    seconds = await world.bridge.pings.ping(kitchen.peer, gateway, kitchen.address(version), 5)
+    assert seconds is not None
+    assert 0 <= seconds < 5
+    world._output.wires.pop(kitchen.peer)
+    assert await world.bridge.pings.ping(kitchen.peer, gateway, kitchen.address(version), 0.05) is None
 
 
 async def test_a_rule_that_goes_ends_the_flow(world: World) -> None:

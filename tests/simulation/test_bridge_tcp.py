@@ -7,6 +7,7 @@ import gc
 import hashlib
 import os
 import random
+import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -466,6 +467,28 @@ async def test_a_flood_of_syns_leaves_the_others_alone(listener: Listener) -> No
         assert flooder.state.dials == 0
         for stream in flood:
             stream.abort()
+
+
+async def test_without_descriptors_new_flows_are_refused_and_old_ones_live(world: World, listener: Listener) -> None:
+    port = await listener.start(echo)
+    device = device_of(world)
+    stream = await device.connect(NODE, port)
+    await stream.write(b"x")
+    await stream.read_exactly(1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(64)]  # so that no number below the limit is free
+    resource.setrlimit(resource.RLIMIT_NOFILE, (spare[-1], limits[1]))
+    try:
+        with pytest.raises(FlowRefused):
+            await device.connect(NODE, port)
+        await stream.write(b"y")
+        assert await stream.read_exactly(1) == b"y"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for number in spare:
+            os.close(number)
+    assert device.state.counters["dial_failed"] == 1
+    await device.connect(NODE, port)
 
 
 async def test_the_dial_limit() -> None:
