@@ -61,10 +61,10 @@ def resident_megabytes(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def bulk(endpoint: Endpoint, down: bool, seconds: float) -> tuple[float, float]:
+def bulk(endpoint: Endpoint, down: bool, seconds: int) -> tuple[float, float]:
     """One iperf3 run: Mbit/s, CPU seconds per GB."""
     before = cpu_seconds(endpoint.pid)
-    command = ["iperf3", "-c", endpoint.target, "-p", str(IPERF_PORT), "-t", str(seconds), "-J", "-O", "0"]
+    command = ["iperf3", "-c", endpoint.target, "-p", str(IPERF_PORT), "-t", str(seconds), "-J"]
     report = json.loads(endpoint.world.device.run(*command, *(["-R"] if down else []), timeout=seconds + 30))
     if "error" in report:
         raise RuntimeError(f"{endpoint.name}: iperf3: {report['error']}")
@@ -80,7 +80,17 @@ def connects(endpoint: Endpoint, seconds: float) -> float:
 
 def servers(world: World, host: str) -> None:
     """iperf3 and the connection server behind an endpoint."""
-    world.start(world.host, "iperf3", "-s", "-B", host, "-p", str(IPERF_PORT), stdout=subprocess.DEVNULL)
+    world.start(
+        world.host,
+        "iperf3",
+        "-s",
+        "-B",
+        host,
+        "-p",
+        str(IPERF_PORT),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     world.start(world.host, PYTHON, CONNECTS, "server", host, str(CONNECT_PORT))
 
 
@@ -119,11 +129,11 @@ def start_wireguard_go(stack: ExitStack) -> Endpoint:
     return Endpoint("wireguard-go", world, server.pid, "10.80.0.1")
 
 
-def measure(endpoints: list[Endpoint], rounds: int, seconds: float) -> dict[str, dict[str, float]]:
+def measure(endpoints: list[Endpoint], rounds: int, seconds: int) -> dict[str, dict[str, float]]:
     """All figures, by endpoint and name."""
     found: dict[str, dict[str, list[float]]] = {endpoint.name: {} for endpoint in endpoints}
     for endpoint in endpoints:  # sessions, caches and congestion windows warm
-        bulk(endpoint, False, 0.5)
+        bulk(endpoint, False, 1)
     for _ in range(rounds):
         for endpoint in endpoints:
             figures = found[endpoint.name]
@@ -162,7 +172,7 @@ def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(prog="make bench-quick", description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each transfer")
+    parser.add_argument("--seconds", type=int, default=3, help="of each transfer")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--profile", type=Path, help="run the daemon under cProfile and write its statistics here")
     arguments = parser.parse_args()

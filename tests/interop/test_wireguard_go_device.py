@@ -151,7 +151,7 @@ def test_page_ping_and_bulk(tmp_path: Path, flags: tuple[str, ...], ipv6: bool, 
         this.daemon.lopower("serve", "8000")
         check_bulk(this, f"http://{ipv4}:8000/")
         check_bulk(this, f"http://[{gateway6}]:8000/")
-        [shown] = this.daemon.json("device", "list")
+        [shown] = this.daemon.json("device", "list")["devices"]
         assert shown["state"] == "connected"
 
 
