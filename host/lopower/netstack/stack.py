@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lopower.netstack.config import StackConfig
-from lopower.netstack.events import EchoRequested, StackEvent
+from lopower.netstack.events import EchoRequested, StackEvent, TcpSynReceived, UdpFlowOpened
 from lopower.netstack.fragments import Reassembly
 from lopower.netstack.icmp import IcmpLayer
 from lopower.netstack.output import IpOutput, PacketOutput
@@ -45,7 +45,7 @@ class Stack:
     """TCP/IP towards all peers. Peers are opaque, hashable, and compared by identity or equality as they please.
 
     Attributes:
-        tcp: the connections. udp: the UDP flows.
+        tcp: the connections. udp: the UDP flows. reassembly: packets of which fragments are missing.
         counters: by name: what was dropped and why, and what is worth knowing.
     """
 
@@ -71,7 +71,7 @@ class Stack:
             on_unreachable=self._unreachable,
             on_too_big=self._too_big,
         )
-        self._reassembly = Reassembly(config.fragments, self.counters)
+        self.reassembly = Reassembly(config.fragments, self.counters)
         self._runs = RunFinder()
         self.udp = UdpLayer(
             config=config.udp,
@@ -129,7 +129,7 @@ class Stack:
         if ip.fragment is None:
             self._receive_whole(peer, packet, ip, now)
             return
-        whole = self._reassembly.receive(peer, packet, ip, now)
+        whole = self.reassembly.receive(peer, packet, ip, now)
         if whole is None:
             return
         try:
@@ -210,14 +210,14 @@ class Stack:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` is next due, in monotonic seconds."""
-        times = (self.tcp.next_timer(), self.udp.next_timer(), self._reassembly.next_timer())
+        times = (self.tcp.next_timer(), self.udp.next_timer(), self.reassembly.next_timer())
         return min((at for at in times if at is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due; calling early is harmless. `flush` sends what comes of it."""
         self.tcp.handle_timer(now)
         self.udp.handle_timer(now)
-        for peer, start in self._reassembly.expire(now):
+        for peer, start in self.reassembly.expire(now):
             if start:
                 self._icmp.send_reassembly_timeout(peer, start, now)
 
@@ -225,9 +225,10 @@ class Stack:
         """The peer is gone: all its flows end, and nothing is sent to it any more."""
         self.tcp.forget_peer(peer, now)
         self.udp.forget_peer(peer)
-        self._reassembly.forget_peer(peer)
+        self.reassembly.forget_peer(peer)
         self._icmp.forget_peer(peer)
         self._output.forget_peer(peer)
+        self._events[:] = [event for event in self._events if _peer_of(event) != peer]
 
     def _unreachable(self, peer: Any, quotation: Quotation, kind: UnreachableKind, now: float) -> None:
         if quotation.protocol == PROTOCOL_UDP:
@@ -246,3 +247,9 @@ class Stack:
             self.tcp.icmp_error(peer, quotation.packet, "too_big", mtu, now)
         else:
             self.counters["icmp_for_no_flow"] += 1
+
+
+def _peer_of(event: StackEvent) -> Any:
+    if isinstance(event, UdpFlowOpened):
+        return event.flow.peer
+    return event.connection.peer if isinstance(event, TcpSynReceived) else event.peer

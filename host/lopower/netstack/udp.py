@@ -67,6 +67,8 @@ class UdpFlow:
         "__weakref__",
         "_header_length",
         "_idle",
+        "_ip_header",
+        "_ip_header_for",
         "_layer",
         "_path_mtu",
         "_path_mtu_until",
@@ -108,6 +110,9 @@ class UdpFlow:
         self.is_dirty = False
         self._header_length = IPV4_HEADER if len(local[0]) == 4 else IPV6_HEADER
         self._sum = pseudo_header_sum(local[0], remote[0], PROTOCOL_UDP) + local[1] + remote[1]
+        # The IP header in front of so many bytes: datagrams of one size tend to follow each other.
+        self._ip_header = b""
+        self._ip_header_for = 0
         self._path_mtu = 0
         self._path_mtu_until = 0.0
         self._quotation = b""
@@ -146,7 +151,10 @@ class UdpFlow:
             checksum = checksum_field(_sum(payload, size) + self._sum + 2 * length)
             header = _HEADER.pack(source_port, destination_port, length, checksum)
             if length <= room:
-                queue.append(b"".join((ip_header(source, destination, PROTOCOL_UDP, length), header, payload)))
+                if length != self._ip_header_for:
+                    self._ip_header = ip_header(source, destination, PROTOCOL_UDP, length)
+                    self._ip_header_for = length
+                queue.append(b"".join((self._ip_header, header, payload)))
             else:
                 layer.output.send(self.peer, source, destination, PROTOCOL_UDP, b"".join((header, payload)), mtu)
 

@@ -330,6 +330,16 @@ def test_closed_flow_sends_nothing_and_the_next_datagram_opens_another() -> None
     assert world.open_flow(4) is not flow
 
 
+def test_events_of_a_forgotten_peer_are_never_told() -> None:
+    world = World()
+    world.receive(udp(4, b""), peer="gone")
+    world.receive(udp(4, b""), peer="there")
+    world.stack.forget_peer("gone", world.now)
+    (event,) = world.events()
+    assert isinstance(event, UdpFlowOpened)
+    assert event.flow.peer == "there"
+
+
 def test_forget_peer_ends_all_its_flows_and_tells_their_owner() -> None:
     world = World()
     flow = world.open_flow(4)
