@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ SEGMENT = st.tuples(
 @given(segments=st.lists(SEGMENT, max_size=8), queued=st.sampled_from([0, 3, 5000]), reads=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_any_segment_in_any_state(
-    state: TcpState, options: TcpOptions, segments: list[tuple[int, ...]], queued: int, reads: bool
+    state: TcpState, options: TcpOptions, segments: list[tuple[Any, ...]], queued: int, reads: bool
 ) -> None:
     host = Host("host")
     raw = RawClient(host)

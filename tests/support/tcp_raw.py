@@ -36,8 +36,8 @@ class RawClient:
 
     @property
     def connection(self) -> Connection:
-        """The host's end, which is the only flow it has."""
-        (connection,) = self.host.layer.connections()
+        """The host's end."""
+        (connection,) = (c for c in self.host.layer.connections() if c.remote == (self.source, self.port))
         return connection
 
     def answers(self) -> list[Segment]:

@@ -39,7 +39,7 @@ def test_any_bytes_parse_or_are_refused_by_name(data: bytes) -> None:
     if len(data) >= 20 and 20 <= data[12] >> 4 << 2 <= len(data):
         assert parse_header(data).header_length == data[12] >> 4 << 2
     else:
-        with pytest.raises(MalformedSegmentError, match="tcp_too_short|tcp_bad_data_offset"):
+        with pytest.raises(MalformedSegmentError, match=r"tcp_too_short|tcp_bad_data_offset"):
             parse_header(data)
 
 

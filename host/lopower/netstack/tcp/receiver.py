@@ -14,8 +14,8 @@ WINDOW_SCALE: Final = 7  # 65,535 << 7 is 8 MB
 # bytes into a flow nobody reads cannot turn a window of 4 MB into 4 million objects.
 _COALESCE_BELOW: Final = 2048
 
-# Rounding up to a whole unit of the scale adds up over many ACKs; a peer that sends single bytes gains no more than this.
-# Beyond it the field is rounded down, and what was promised is still accepted (RFC 7323 section 2.4).
+# Rounding up to a whole unit of the scale adds up over many ACKs; a peer that sends single bytes gains no more than
+# this. Beyond it the field is rounded down, and what was promised is still accepted (RFC 7323 section 2.4).
 _ROUNDING_SLACK: Final = 512
 
 # What a flow may hold for its reader even when the budget is exhausted, so that none starves.
@@ -136,12 +136,16 @@ class Receiver:
         self.ack_due = False
 
     def window_update_due(self) -> bool:
-        """The reader has drained: what is free now is twice what the peer knows of, and worth a segment."""
+        """The reader has drained a window that was nearly closed: worth a segment of its own.
+
+        While there is room left the next ACK says it all.
+        """
         known = self.rcv_adv - self.rcv_nxt
-        free = self._limit_now() - self.received_bytes
-        return (
-            free >= 2 * known and free - known >= min(self.limit >> 1, 2 * self.mss) and not self._budget.is_exhausted
-        )
+        if known > self.limit >> 3:
+            return False
+        limit = self._limit_now()
+        free = limit - self.received_bytes
+        return free >= 2 * known and free - known >= min(limit >> 1, 2 * self.mss) and not self._budget.is_exhausted
 
     def accept(self, payload: memoryview[int] | bytes) -> None:
         """Data at `rcv_nxt`, inside the window; then what waited behind it."""
