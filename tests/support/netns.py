@@ -7,17 +7,24 @@ Three of them make a small world: the device, the host that runs the proxy, and 
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
+import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from tests.support.requirements import require_program, require_root
 
+T = TypeVar("T")
+
 _numbers = itertools.count()
+_CLONE_NEWNET: Final = 0x40000000
 
 
 class Namespace:
@@ -48,6 +55,61 @@ class Namespace:
     def ip(self, *arguments: str) -> None:
         """`ip` inside."""
         _ip("-n", self.name, *arguments)
+
+    def sysctl(self, **values: int | str) -> None:
+        """Set `net.ipv4` values of this namespace by name, such as `tcp_sack=0`."""
+        for name, value in values.items():
+            self.run("sh", "-c", f"echo '{value}' > /proc/sys/net/ipv4/{name}")
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function in a thread that is inside; the sockets it opens stay there. What it raises is raised here."""
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                with open(f"/run/netns/{self.name}", "rb") as space:
+                    libc = ctypes.CDLL(None, use_errno=True)
+                    if libc.setns(space.fileno(), _CLONE_NEWNET):  # os.setns came with Python 3.12
+                        raise OSError(ctypes.get_errno(), f"setns to {self.name}")
+                results.append(function())
+            except BaseException as exc:
+                errors.append(exc)
+
+        thread = threading.Thread(target=work, name=f"in {self.name}")
+        thread.start()
+        thread.join()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def wait_for_port(self, port: int, protocol: str = "tcp", timeout: float = 10.0) -> None:
+        """Wait until something inside listens on a TCP port, or has bound a UDP port."""
+        option = {"tcp": "-Htln", "udp": "-Huln"}[protocol]
+        wait_until(
+            lambda: bool(self.run("ss", option, f"sport = :{port}").strip()),
+            timeout,
+            f"{protocol} port {port} is bound",
+        )
+
+    @contextmanager
+    def capture(self, link: str, *expression: str) -> Iterator[list[str]]:
+        """tcpdump's lines of what passes a link, there to be read when the block has ended."""
+        require_program("tcpdump")
+        lines: list[str] = []
+        command = ["tcpdump", "-n", "-l", "-U", "--immediate-mode", "-i", link, *expression]
+        process = self.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:  # nothing is captured before it says so
+                if "listening on" in line:
+                    break
+            yield lines
+            time.sleep(0.1)
+        finally:
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=10)
+            lines += output.splitlines()
 
     def delete(self) -> None:
         """End what still runs inside, and remove it."""
@@ -126,11 +188,45 @@ def join(one: Namespace, other: Namespace, one_link: str, other_link: str) -> No
     other.ip("link", "set", other_link, "up")
 
 
+def wait_until(condition: Callable[[], object], timeout: float, what: str) -> float:
+    """Wait for what nothing announces; seconds it took. Fails, naming `what`, after `timeout` seconds."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > timeout:
+            raise AssertionError(f"not within {timeout:g} s: {what}")
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+@contextmanager
+def one_namespace(label: str) -> Iterator[Namespace]:
+    """A namespace of its own, joined to nothing; skips the test by name where it cannot be had."""
+    require_root()
+    require_program("ip")
+    remove_orphans()
+    space = Namespace(label)
+    try:
+        yield space
+    finally:
+        space.delete()
+
+
+def remove_orphans() -> None:
+    """Delete namespaces of ours whose makers were killed before they could."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
+    for line in listed.splitlines():
+        name = line.split()[0]
+        maker, cross, _ = name.removeprefix("lp").partition("x")
+        if name.startswith("lp") and cross and maker.isdigit() and not Path(f"/proc/{maker}").exists():
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
 @contextmanager
 def network_world() -> Iterator[World]:
     """A world for one test; skips it by name where it cannot be had."""
     require_root()
     require_program("ip")
+    remove_orphans()
     world = World()
     try:
         yield world
