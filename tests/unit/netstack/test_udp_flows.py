@@ -118,6 +118,17 @@ def test_checksums_for_every_size(version: int, size: int) -> None:
 
 
 @versions
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 100, 255, 256, 257, 258, 1201, 1202, 1203, 1204])
+def test_checksums_of_many_of_one_size(version: int, size: int) -> None:
+    world = World()
+    flow = world.open_flow(version)
+    world.sent()
+    payloads = [bytes(i * j & 0xFF for i in range(size)) for j in range(12)]
+    flow.send([memoryview(payload) for payload in payloads], world.now)
+    assert [read(packet).data.data for packet in world.sent()] == payloads  # dpkt has checked their sums
+
+
+@versions
 def test_a_checksum_that_comes_to_zero_is_sent_as_ones(version: int) -> None:
     world = World()
     flow = world.open_flow(version)
