@@ -23,6 +23,7 @@ from lopower.wire.checksum import pseudo_header_sum, swapped
 from lopower.wire.icmp import Quotation, UnreachableKind
 from lopower.wire.ip import IPV4_HEADER, IPV6_HEADER, PROTOCOL_UDP, IpHeader, ip_header
 from lopower.wire.udp import (
+    HEADER,
     MAX_IPV4_PAYLOAD,
     MAX_IPV6_PAYLOAD,
     UDP_HEADER,
@@ -48,7 +49,6 @@ _MODULUS: Final = np.uint64(0xFFFF)
 _LOW: Final = np.uint64(0xFF)
 _BYTE: Final = np.uint64(8)
 
-_HEADER = struct.Struct("!HHHH")
 _PORTS = struct.Struct("!HH")
 
 
@@ -154,7 +154,7 @@ class UdpFlow:
                 continue
             length = UDP_HEADER + size
             checksum = checksum_field(total + self._sum + 2 * length)
-            header = _HEADER.pack(source_port, destination_port, length, checksum)
+            header = HEADER.pack(source_port, destination_port, length, checksum)
             if length <= room:
                 if length != self._ip_header_for:
                     self._ip_header = ip_header(source, destination, PROTOCOL_UDP, length)
@@ -395,7 +395,7 @@ def _key(remote: tuple[bytes, int], local: tuple[bytes, int]) -> bytes:
 
 
 def _sums(payloads: Sequence[Buffer], sizes: list[int]) -> list[int]:
-    """The sums of the payloads' big-endian words, the last one padded; right modulo 65,535, which is all that counts."""
+    """The sums of the payloads' big-endian words, the last one padded; right modulo 65,535, which is what counts."""
     size = sizes[0] if sizes else 0
     if len(sizes) < _COLUMNS_FROM or size * len(sizes) < _LARGE or sizes.count(size) != len(sizes):
         return [_sum(payload, size) for payload, size in zip(payloads, sizes, strict=True)]

@@ -12,7 +12,7 @@ UDP_HEADER: Final = 8
 MAX_IPV4_PAYLOAD: Final = 65_507  # 65,535 less the IP and UDP headers
 MAX_IPV6_PAYLOAD: Final = 65_527  # the IPv6 payload length counts no header but ours
 
-_HEADER = struct.Struct("!HHHH")
+HEADER: Final = struct.Struct("!HHHH")  # source port, destination port, length, checksum
 
 
 class DatagramError(ValueError):
@@ -29,7 +29,7 @@ class UdpHeader(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """The eight bytes on the wire."""
-        return _HEADER.pack(*self)
+        return HEADER.pack(*self)
 
 
 def parse_header(packet: Data, start: int, end: int, version: int) -> UdpHeader:
@@ -40,7 +40,7 @@ def parse_header(packet: Data, start: int, end: int, version: int) -> UdpHeader:
     """
     if end - start < UDP_HEADER:
         raise DatagramError("udp_too_short")
-    header = UdpHeader(*_HEADER.unpack_from(packet, start))
+    header = UdpHeader(*HEADER.unpack_from(packet, start))
     if not UDP_HEADER <= header.length <= end - start:
         raise DatagramError("udp_bad_length")
     if version == 6 and not header.checksum:
