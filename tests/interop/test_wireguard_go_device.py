@@ -157,6 +157,9 @@ def test_page_ping_and_bulk(tmp_path: Path, flags: tuple[str, ...], ipv6: bool, 
 
 def test_forbidden_refused_and_allowed(tmp_path: Path) -> None:
     with setup(tmp_path, "--allow", f"{World.LAN_IPV4}/32:8000") as this:
+        # The configuration holds what is permitted; this device tries more.
+        key = this.daemon.json("server", "show")["public_key"]
+        this.device.wg("set", "wg0", "peer", key, "allowed-ips", "0.0.0.0/0,::/0")
         this.world.device.ip("route", "replace", "198.51.100.0/24", "dev", "wg0")
         http_server(this, 8000, lan=True)
         check_bulk(this, f"http://{World.LAN_IPV4}:8000/")
