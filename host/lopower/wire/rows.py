@@ -30,7 +30,9 @@ class PacketRows:
 
     def __init__(self, count: int, stride: int) -> None:
         if stride % 16 or count < 1:
-            raise ValueError(f"rows of stride {stride} x {count}: the stride must be a multiple of 16, the count positive")
+            raise ValueError(
+                f"rows of stride {stride} x {count}: the stride must be a multiple of 16, the count positive"
+            )
         self.count = count
         self.stride = stride
         self.buffer = bytearray(count * stride)
