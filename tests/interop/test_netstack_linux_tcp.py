@@ -119,7 +119,12 @@ def test_both_ways_at_once(version: int) -> None:
     data = random.Random(9).randbytes(2_000_000)
     link = LinkConditions(delay=0.002)
     with stack_on_tun(up=link, down=link) as host, dial(host, version, ECHO) as opened:
-        writer = threading.Thread(target=lambda: (opened.sendall(data), opened.shutdown(socket.SHUT_WR)))
+
+        def write() -> None:
+            opened.sendall(data)
+            opened.shutdown(socket.SHUT_WR)
+
+        writer = threading.Thread(target=write)
         writer.start()
         assert read_all(opened) == data
         writer.join()
