@@ -15,11 +15,13 @@ IPAddress = IPv4Address | IPv6Address
 
 # Addresses of the public Internet; a route to them is the default route. Nothing is sent to them.
 _PUBLIC: Final[tuple[IPAddress, ...]] = (IPv4Address("8.8.8.8"), IPv6Address("2001:4860:4860::8888"))
+# Where DHCP clients keep their leases: directory, files, and what a file must hold to be one at all (NetworkManager
+# keeps a file per device, with or without a lease).
 _LEASES: Final = (
-    ("/run/systemd/netif/leases", "*"),
-    ("/run/NetworkManager/devices", "*"),
-    ("/var/lib/dhcp", "*.leases"),
-    ("/var/lib/dhcpcd", "*.lease*"),
+    ("/run/systemd/netif/leases", "*", b""),
+    ("/run/NetworkManager/devices", "*", b"dhcp"),
+    ("/var/lib/dhcp", "*.leases", b""),
+    ("/var/lib/dhcpcd", "*.lease*", b""),
 )
 _MAX_LEASE_BYTES: Final = 65_536
 
@@ -78,7 +80,7 @@ def find(settings: Settings, port: int, source_for: Callable[[IPAddress], IPAddr
 def has_lease(address: IPAddress) -> bool:
     """Whether a DHCP client of this host keeps a lease on the address; False also where leases cannot be read."""
     pattern = re.compile(rb"(?<![0-9a-fA-F.:])" + re.escape(str(address).encode()) + rb"(?![0-9a-fA-F.:])")
-    for directory, names in _LEASES:
+    for directory, names, mark in _LEASES:
         try:
             files = list(Path(directory).glob(names))
         except OSError:
@@ -89,7 +91,6 @@ def has_lease(address: IPAddress) -> bool:
                     content = opened.read(_MAX_LEASE_BYTES)
             except OSError:
                 continue
-            # NetworkManager keeps a file per device, with or without a lease.
-            if pattern.search(content) and (directory != _LEASES[1][0] or b"dhcp" in content):
+            if mark in content and pattern.search(content):
                 return True
     return False

@@ -73,10 +73,6 @@ class Settings:
             return self.control_mode
         return 0o660 if self.control_group is not None else 0o600
 
-    def endpoints(self) -> tuple[HostPort, ...]:
-        """What devices dial, by setting, with the port filled in; empty: to be found out."""
-        return tuple(HostPort(host, port or self.listen.port) for host, port in self.endpoint)
-
 
 class Setting(NamedTuple):
     """One line of the table.
