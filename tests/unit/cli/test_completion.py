@@ -38,15 +38,7 @@ def test_bash(capsys: pytest.CaptureFixture[str]) -> None:
     assert complete_in_bash(text, "lopower", "ping", "") == ["kitchen", "garden"]
     assert "--full-tunnel" in complete_in_bash(text, "lopower", "device", "add", "--f")
     assert "--endpoint" in complete_in_bash(text, "lopower", "up", "--e")
-    assert complete_in_bash(text, "lopower", "completion", "") == [
-        "bash",
-        "zsh",
-        "fish",
-        "--help",
-        "--config",
-        "--state-dir",
-        "--socket",
-    ]
+    assert complete_in_bash(text, "lopower", "completion", "")[:3] == ["bash", "zsh", "fish"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -75,8 +74,3 @@ def test_a_program_in_a_private_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="is private") as caught:
         service._require_readable(program)
     assert "--global" in caught.value.hint
-
-
-def test_the_unit_is_part_of_the_package() -> None:
-    code = "import json; from importlib.resources import files; print(json.dumps(files('lopower.cli').joinpath('lopower.service').is_file()))"
-    assert json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) is True
