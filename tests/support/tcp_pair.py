@@ -64,6 +64,16 @@ def parse_segment(packet: bytes, at: float = 0.0) -> Segment:
     return Segment(at, packet, header, packet[ip.header_length + header.header_length : ip.total_length])
 
 
+def assert_checksums_right(packet: bytes) -> None:
+    """The one's complement sum over header and over pseudo-header and segment is zero, that is 0xffff."""
+    ip = parse_ip(packet)
+    assert ip.total_length == len(packet)
+    segment = packet[ip.header_length :]
+    pseudo = ip.source + ip.destination + len(segment).to_bytes(4, "big") + bytes((0, 0, 0, 6))
+    assert int.from_bytes(pseudo + segment + bytes(len(segment) & 1), "big") % 0xFFFF == 0
+    assert ip.version == 6 or int.from_bytes(packet[:20], "big") % 0xFFFF == 0
+
+
 def strip_options(packet: bytes) -> bytes:
     """A SYN with its MSS alone; other packets as they are."""
     segment, ip = parse_segment(packet), parse_ip(packet)
@@ -256,6 +266,7 @@ class Link:
 
     def arrivals(self, packet: bytes, now: float) -> list[float]:
         """When copies of a packet arrive: none, one or two times."""
+        assert_checksums_right(packet)
         segment = parse_segment(packet, now)
         self.log.append(segment)
         if (self.drop is not None and self.drop(segment)) or self.random.random() < self.loss:

@@ -15,15 +15,20 @@ class Waiter:
     wake_at: float | None = None
 
 
+def due(queue: TimerQueue, now: float) -> list[Any]:
+    """Whom the queue wakes."""
+    return list(queue.due(now))
+
+
 def test_deadlines_come_in_order_before_at_and_after() -> None:
     queue, first, second = TimerQueue(), Waiter(), Waiter()
     schedule: Any = queue.schedule
     schedule(second, 2.0)
     schedule(first, 1.0)
     assert queue.next() == 1.0
-    assert queue.due(0.999) == []
-    assert queue.due(1.0) == [first]
-    assert queue.due(5.0) == [second]
+    assert due(queue, 0.999) == []
+    assert due(queue, 1.0) == [first]
+    assert due(queue, 5.0) == [second]
     assert queue.next() is None
     assert len(queue) == 0
 
@@ -36,8 +41,8 @@ def test_a_later_deadline_leaves_the_entry_an_earlier_one_moves_it() -> None:
     assert queue.next() == 5.0
     schedule(waiter, 3.0)
     assert len(queue) == 1
-    assert queue.due(4.0) == [waiter]
-    assert queue.due(10.0) == []
+    assert due(queue, 4.0) == [waiter]
+    assert due(queue, 10.0) == []
 
 
 def test_cancelled_entries_do_not_pile_up() -> None:
