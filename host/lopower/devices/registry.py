@@ -225,8 +225,8 @@ class Registry:
                 raise NameTaken(f"there is a device {new_name!r} already; choose another name")
             naming = self._naming(device.name)
             self._update(device, name=new_name)
-            self._drop(device)
             self._put(replace(device, name=new_name))
+            del self._by_name[device.name]
             for other in naming:
                 current = self._by_key[other.public_key]
                 rules = (replace(r, device=new_name) if r.device == device.name else r for r in current.rules)
