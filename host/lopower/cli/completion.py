@@ -63,54 +63,48 @@ def _cases(words: dict[tuple[str, ...], _Node]) -> str:
     for path, node in words.items():
         text = " ".join((*node.commands, *node.options))
         names = "; names=1" if node.named else ""
-        lines.append(f'    "{" ".join(path)}") words="{text}"{names} ;;')
+        lines.append(f'    "{" ".join(path)}") offered="{text}"{names} ;;')
     return "\n".join(lines)
 
 
 _NAMES: Final = "lopower device list --quiet 2>/dev/null"
 
 
+def _known(words: dict[tuple[str, ...], _Node]) -> str:
+    return " ".join(sorted({name for node in words.values() for name in node.commands}))
+
+
 def _bash(words: dict[tuple[str, ...], _Node]) -> str:
-    known = " ".join(sorted({name for node in words.values() for name in node.commands}))
     return f"""# bash completion for lopower
 _lopower() {{
-  local current="${{COMP_WORDS[COMP_CWORD]}}" path="" words="" names="" word
+  local current="${{COMP_WORDS[COMP_CWORD]}}" given="" offered="" names="" word
   for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
-    case " {known} " in *" $word "*) path="${{path:+$path }}$word" ;; esac
+    case " {_known(words)} " in *" $word "*) given="${{given:+$given }}$word" ;; esac
   done
-  case "$path" in
+  case "$given" in
 {_cases(words)}
   esac
-  [ -n "$names" ] && [[ "$current" != -* ]] && words="$({_NAMES})"
-  COMPREPLY=($(compgen -W "$words" -- "$current"))
+  [ -n "$names" ] && [[ "$current" != -* ]] && offered="$({_NAMES})"
+  COMPREPLY=($(compgen -W "$offered" -- "$current"))
 }}
 complete -o default -F _lopower lopower
 """
 
 
 def _zsh(words: dict[tuple[str, ...], _Node]) -> str:
-    known = " ".join(sorted({name for node in words.values() for name in node.commands}))
     return f"""#compdef lopower
 _lopower() {{
-  local path_so_far="" words_string="" word
-  local words="" names=""
-  local -a given
-  given=("${{(@)_lopower_words}}")
-  for word in "${{given[@]}}"; do
-    case " {known} " in *" $word "*) path_so_far="${{path_so_far:+$path_so_far }}$word" ;; esac
+  local given="" offered="" names="" word
+  for word in "${{(@)words[2,CURRENT-1]}}"; do
+    case " {_known(words)} " in *" $word "*) given="${{given:+$given }}$word" ;; esac
   done
-  case "$path_so_far" in
+  case "$given" in
 {_cases(words)}
   esac
-  [[ -n "$names" && "$PREFIX" != -* ]] && words="$({_NAMES})"
-  compadd -- ${{=words}}
+  [[ -n "$names" && "$PREFIX" != -* ]] && offered="$({_NAMES})"
+  compadd -- ${{=offered}}
 }}
-_lopower_complete() {{
-  local -a _lopower_words
-  _lopower_words=("${{(@)words[2,CURRENT-1]}}")
-  _lopower
-}}
-compdef _lopower_complete lopower
+compdef _lopower lopower
 """
 
 
