@@ -37,7 +37,8 @@ def random_network(seed: int, generator: random.Random) -> Network:
         Link(seed=seed + offset, loss=loss, reorder=reorder, duplicate=duplicate, delay=delay, rate=rate)
         for offset in (0, 1000)
     ]
-    return Network(*hosts, *links, version=generator.choice([4, 6]))
+    (client, server), (up, down) = hosts, links
+    return Network(client, server, up, down, version=generator.choice([4, 6]))
 
 
 @pytest.mark.parametrize("seed", range(80))

@@ -41,7 +41,6 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__",
         "_challenge_second",
         "_challenges",
         "_keepalive_idle",
@@ -59,7 +58,6 @@ class Connection:
         "layer",
         "lifetime_at",
         "local",
-        "offered_mss",
         "owner",
         "passive",
         "peer",
@@ -103,7 +101,6 @@ class Connection:
         self.sender = Sender(self, iss, now)
         self.syn_packet = b""
         self.syn_options = TcpOptions()
-        self.offered_mss = 0
         self.syn_retransmitted = False
         self.syn_sent_at = now
         self.handshake_at = _NEVER
@@ -284,7 +281,6 @@ class Connection:
         """The SYN, or SYN-ACK, and the time to repeat it."""
         sender, receiver, offered = self.sender, self.receiver, self.syn_options
         mss = self.layer.receive_mss(self)
-        self.offered_mss = mss
         stamp = self.timestamp(now)
         if self.state is TcpState.SYN_SENT:
             options = TcpOptions(mss, WINDOW_SCALE, True, stamp, 0)

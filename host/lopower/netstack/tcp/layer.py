@@ -202,8 +202,7 @@ class TcpLayer:
         connection = Connection(self, peer, key, local, remote, passive=True, now=now)
         connection.syn_packet = packet
         self._add(flows, connection)
-        state_machine.take_syn(connection, header, self.receive_mss(connection))
-        connection.receiver.ts_recent_at = now
+        state_machine.take_syn(connection, header, self.receive_mss(connection), now)
         connection.lifetime_at = now + self.config.accept_timeout
         connection.wake(connection.lifetime_at)
         self._events.append(TcpSynReceived(connection))

@@ -7,7 +7,10 @@ operations per batch, not per segment.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+
+from lopower.netstack.tcp.sequence import expand
 
 DUPLICATE_THRESHOLD: Final = 3  # RFC 5681 section 3.2
 _MAX_REORDERING_FRACTION: Final = 0.25  # of the minimum RTT, RFC 8985 section 6.2
@@ -38,6 +41,23 @@ class Flight:
         rest.retransmitted, rest.sacked, rest.lost = self.retransmitted, self.sacked, self.lost
         self.end = position
         return rest
+
+
+def blocks_in_flight(
+    wire_blocks: Sequence[tuple[int, int]], ack: int, snd_una: int, snd_nxt: int
+) -> tuple[list[tuple[int, int]], bool]:
+    """SACK blocks that concern what is in flight beyond `ack`, and whether the first is a D-SACK (RFC 2883)."""
+    blocks: list[tuple[int, int]] = []
+    is_dsack = False
+    for index, (left_wire, right_wire) in enumerate(wire_blocks):
+        left, right = expand(left_wire, snd_una), expand(right_wire, snd_una)
+        if left >= right or right > snd_nxt:
+            continue
+        if right <= ack:
+            is_dsack = is_dsack or index == 0
+        elif left >= snd_una:
+            blocks.append((max(left, ack), right))
+    return blocks, is_dsack
 
 
 class Scoreboard:

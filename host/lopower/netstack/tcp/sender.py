@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from lopower.netstack.tcp.congestion import Cubic
-from lopower.netstack.tcp.recovery import DUPLICATE_THRESHOLD, Flight, Scoreboard
+from lopower.netstack.tcp.recovery import DUPLICATE_THRESHOLD, Flight, Scoreboard, blocks_in_flight
 from lopower.netstack.tcp.rtt import RttEstimator
 from lopower.netstack.tcp.segments import RowHeaders
 from lopower.netstack.tcp.send_queue import Run, SendQueue
-from lopower.netstack.tcp.sequence import MASK, expand
+from lopower.netstack.tcp.sequence import MASK
 from lopower.wire.tcp import ACK, FIN, PSH, TcpOptions
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ class Sender:
     __slots__ = (
         "_connection",
         "_cwnd_limited",
-        "_dsack_seen",
         "_headers",
         "_persist_count",
         "_prr_delivered",
@@ -78,7 +77,6 @@ class Sender:
         "progress_at",
         "queue",
         "recovery_point",
-        "retransmitted_segments",
         "rtt",
         "sack",
         "scale",
@@ -88,7 +86,6 @@ class Sender:
         "snd_wl2",
         "snd_wnd",
         "starved",
-        "timeouts",
         "timer",
         "timer_at",
         "timestamps",
@@ -111,15 +108,12 @@ class Sender:
         self.progress_at = now
         self.timer = Timer.NONE
         self.timer_at = _NEVER
-        self.timeouts = 0
-        self.retransmitted_segments = 0
         self._sent_at = now
         self._cwnd_limited = False
         self._reorder_at: float | None = None
         self._persist_count = 0
         self._tlp_end: int | None = None
         self._tlp_is_retransmission = False
-        self._dsack_seen = False
         self._prr_delivered = self._prr_out = 0
         self._prr_flight = 1
         self._headers: RowHeaders | None = None
@@ -316,7 +310,7 @@ class Sender:
                 size = min(end - start, self.mss)
                 self._send_copy(start, size, now)
             end = start + size
-        self.retransmitted_segments += -(-(end - start) // self.mss)
+        self._connection.layer.counters["tcp_segments_retransmitted"] += -(-(end - start) // self.mss)
         if self.recovery_point is not None:
             self._prr_out += end - start
         self._sent_at = now
@@ -353,7 +347,10 @@ class Sender:
             return
         old_window = self.snd_wnd
         self.update_window(sequence, ack, window)
-        blocks, dsack = self._blocks(options, ack)
+        blocks: list[tuple[int, int]] = []
+        dsack = False
+        if self.sack and options.sack_blocks:
+            blocks, dsack = blocks_in_flight(options.sack_blocks, ack, una, self.snd_nxt)
         echo_at = _NEVER
         if self.timestamps and options.timestamp is not None:
             age = (self._connection.timestamp(now) - options.timestamp_echo) & MASK
@@ -381,23 +378,6 @@ class Sender:
             self.arm(now, restart=False)
         if self.timer is Timer.PERSIST and self.snd_wnd > 0:
             self._persist_count = 0
-
-    def _blocks(self, options: TcpOptions, ack: int) -> tuple[list[tuple[int, int]], bool]:
-        """SACK blocks that concern what is in flight, and whether the first is a D-SACK (RFC 2883)."""
-        if not self.sack or not options.sack_blocks:
-            return [], False
-        una, nxt = self.snd_una, self.snd_nxt
-        blocks: list[tuple[int, int]] = []
-        dsack = False
-        for index, (left_wire, right_wire) in enumerate(options.sack_blocks):
-            left, right = expand(left_wire, una), expand(right_wire, una)
-            if left >= right or right > nxt:
-                continue
-            if right <= ack:
-                dsack = dsack or index == 0
-            elif left >= una:
-                blocks.append((max(left, ack), right))
-        return blocks, dsack
 
     def _progressed(
         self, acked: int, delivered: int, measured: float | None, echo_at: float | None, now: float
@@ -558,7 +538,6 @@ class Sender:
     def _timed_out(self, now: float) -> None:
         """The retransmission timer (RFC 6298 (5.4) to (5.6))."""
         board = self.board
-        self.timeouts += 1
         self._connection.layer.counters["tcp_retransmission_timeouts"] += 1
         self.rtt.back_off()
         flight = self._pipe()

@@ -36,7 +36,7 @@ def segment_arrives(connection: Connection, header: TcpHeader, payload: memoryvi
         _otherwise(connection, header, payload, now)
 
 
-def take_syn(connection: Connection, header: TcpHeader, mss: int) -> None:
+def take_syn(connection: Connection, header: TcpHeader, mss: int, now: float) -> None:
     """What the peer's SYN says: its ISN, its options, and so what both sides will use. `mss` is what the path takes."""
     receiver, sender, options = connection.receiver, connection.sender, header.options
     receiver.start(header.sequence, 0 if options.window_scale is None else WINDOW_SCALE)
@@ -45,7 +45,7 @@ def take_syn(connection: Connection, header: TcpHeader, mss: int) -> None:
     sender.scale = options.window_scale or 0
     sender.sack = options.sack_permitted
     sender.timestamps = options.timestamp is not None
-    receiver.ts_recent = options.timestamp or 0
+    receiver.ts_recent, receiver.ts_recent_at = options.timestamp or 0, now
     # A peer that says less than 64 is broken or hostile: its segments would be all header.
     peers = max(options.maximum_segment_size or connection.layer.default_mss(connection), 64)
     header_length = 12 if sender.timestamps else 0
@@ -86,7 +86,7 @@ def _in_syn_sent(connection: Connection, header: TcpHeader, now: float) -> None:
         return
     if not flags & SYN:
         return
-    take_syn(connection, header, connection.layer.receive_mss(connection))
+    take_syn(connection, header, connection.layer.receive_mss(connection), now)
     if acceptable:
         sender.snd_wl1, sender.snd_wl2 = connection.receiver.irs, sender.iss + 1
         connection.establish(now)
