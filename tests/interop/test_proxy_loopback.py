@@ -118,9 +118,13 @@ async def test_devices_reach_each_other_by_rule_and_see_each_others_addresses(pr
     proxy.enrol("kitchen", "device:garden")
     accepted: asyncio.Queue[VirtualStream] = asyncio.Queue()
     async with proxy.device("kitchen") as one, proxy.device("garden") as other:
+        assert garden.ipv4 is not None
+        # It has never connected, so nobody knows where it is: ICMP at the first SYN, a RST at the second.
+        with pytest.raises(OSError, match="no route|refused"):
+            await one.open_connection(garden.ipv4, 80)
+        assert proxy.runtime.bridge.flows.counters["refused_device_never_seen"] >= 1
         await other.handshake()
         other.listen(80, accepted.put_nowait)
-        assert garden.ipv4 is not None
         stream = await one.open_connection(garden.ipv4, 80)
         theirs = await accepted.get()
         assert theirs.connection.remote[0] == one.configuration.addresses[0].packed

@@ -54,6 +54,9 @@ _DNS_PORT: Final = 53
 _NTP_PORT: Final = 123
 _HTTP_PORT: Final = 80
 _CLOSE_POLL_SECONDS: Final = 0.02
+_NEVER_SEEN: Final = Decision(
+    Via.UNREACHABLE, "refused_device_never_seen", "the device with this address has not connected yet"
+)
 
 
 class Bridge:
@@ -71,6 +74,7 @@ class Bridge:
         ranges: the devices' ranges.
         rules: global rules.
         names: names of the gateway, for the page: bare, and with the search domain.
+        has_endpoint: whether it is known where a peer is.
         wall_clock, clock_state: for SNTP and the page.
 
     Attributes:
@@ -95,6 +99,7 @@ class Bridge:
         ranges: Iterable[IPNetwork],
         rules: Iterable[Rule] = (),
         names: Iterable[str] = ("gateway",),
+        has_endpoint: Callable[[Any], bool] = lambda peer: True,
         config: BridgeConfig | None = None,
         wall_clock: Callable[[], float] = time.time,
         clock_state: Callable[[], ClockState] = kernel_clock_state,
@@ -119,6 +124,7 @@ class Bridge:
         self._clock = clock
         self._wall_clock = wall_clock
         self._clock_state = clock_state
+        self._has_endpoint = has_endpoint
         self._names = frozenset(name.lower() for name in names)
         self._slots = ReceiveSlots()
         self._echo_relay = EchoRelay(self.flows)
@@ -265,11 +271,18 @@ class Bridge:
             else:
                 self._device_echo.reply(event, now)
 
+    def _decide(self, state: DeviceState, address: bytes, protocol: Protocol, port: int | None) -> Decision:
+        """What policy says; and a device that was never seen cannot be sent to."""
+        decision = self.policy.decide(state.device, address, protocol, port)
+        if decision.via is Via.DEVICE and not self._has_endpoint(self.devices.state_at(address).peer):
+            return _NEVER_SEEN
+        return decision
+
     def _tcp_opened(self, connection: Connection, now: float) -> None:
         state = _state_of(connection.peer)
         table, config = self.flows, self.config
         address, port = connection.local
-        decision = self.policy.decide(state.device, address, "tcp", port)
+        decision = self._decide(state, address, "tcp", port)
         if self._closing or state.tcp_flows >= config.max_tcp_flows_per_device or len(table) >= config.max_flows:
             table.count(state, "closing" if self._closing else "flow_limit")
             connection.reject(now)
@@ -318,7 +331,7 @@ class Bridge:
         state = _state_of(flow.peer)
         table, config = self.flows, self.config
         address, port = flow.local
-        decision = self.policy.decide(state.device, address, "udp", port)
+        decision = self._decide(state, address, "udp", port)
         via = decision.via
         if self._closing or len(table) >= config.max_flows:
             table.count(state, "closing" if self._closing else "flow_limit")
@@ -361,7 +374,7 @@ class Bridge:
     def _echo_requested(self, event: EchoRequested, now: float) -> None:
         state = _state_of(event.peer)
         address = event.destination
-        decision = self.policy.decide(state.device, address, "icmp", None)
+        decision = self._decide(state, address, "icmp", None)
         via = decision.via
         if via is Via.DEVICE:
             self._device_echo.request(event, self.devices.state_at(address), now)

@@ -139,6 +139,7 @@ class ProxyRuntime:
             ranges=ranges.networks,
             rules=(*settings.deny, *settings.allow),
             names=("gateway", *(f"gateway.{domain}" for domain in settings.search_domain)),
+            has_endpoint=lambda peer: peer.endpoint is not None,
         )
         self.network.listeners.append(self._host_changed)
         self.network.watch(loop)
