@@ -92,6 +92,16 @@ async def test_outdated_until_the_new_configuration_is_taken(plane: ControlPlane
     assert [entry["outdated"] for entry in plane.operations.devices()] == [False]
 
 
+async def test_rules_about_a_device_outdate_its_configuration_as_well(plane: ControlPlane) -> None:
+    """The device that is reached must accept the other's address as a source, so its AllowedIPs change."""
+    await add(plane, "printer", "kitchen", "hall")
+    await plane.operations.change_rules("kitchen", [Rule.parse("device:printer")], [])
+    outdated = {entry["name"]: entry["outdated"] for entry in plane.operations.devices()}
+    assert outdated == {"hall": False, "kitchen": True, "printer": True}
+    await plane.operations.change_rules("kitchen", [], [Rule.parse("device:printer")])
+    assert not any(entry["outdated"] for entry in plane.operations.devices())
+
+
 async def test_another_endpoint_outdates_all(plane: ControlPlane) -> None:
     await add(plane, "kitchen", "garden")
     plane.endpoints[:] = [HostPort("198.51.100.1", 51820)]
