@@ -12,14 +12,17 @@ import argparse
 import base64
 import json
 import os
+import pstats
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nacl.public import PrivateKey
 
@@ -168,13 +171,37 @@ def table(figures: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def layer_of(function: tuple[str, int, str]) -> str | None:
+    """The part of lopower that a profiled function belongs to; None: Python's, or a library's."""
+    _, found, rest = function[0].partition("/lopower/")
+    return rest.split("/")[0].removesuffix(".py") if found else None
+
+
+def layers(profile: Path) -> str:
+    """Where the time went. What lopower calls (the kernel, the AEAD, numpy) is charged to the layer that called it."""
+    seconds: Counter[str] = Counter()
+    functions: dict[Any, Any] = pstats.Stats(str(profile)).stats  # type: ignore[attr-defined]
+    for function, (_, _, own, _, callers) in functions.items():
+        layer = layer_of(function)
+        if layer is not None:
+            seconds[layer] += own
+            continue
+        for caller, (_, _, share, _) in callers.items():
+            waiting = "select.epoll" in function[2]
+            seconds["waiting" if waiting else layer_of(caller) or "Python"] += share
+    total = sum(seconds.values())
+    return "\n".join(f"{layer:<22}{own:>8.2f} s{own / total:>8.1%}" for layer, own in seconds.most_common())
+
+
 def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(prog="make bench-quick", description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=int, default=3, help="of each transfer")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--profile", type=Path, help="run the daemon under cProfile and write its statistics here")
+    parser.add_argument(
+        "--profile", type=Path, help="run the daemon under cProfile, write its statistics here, print layers"
+    )
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench-quick needs root: it uses network namespaces and TUN devices")
@@ -186,6 +213,8 @@ def main() -> None:
     print(json.dumps(figures, indent=2) if arguments.json else table(figures))
     if not arguments.json:
         print(f"\nmedians of {arguments.rounds} rounds, {time.monotonic() - began:.0f} s in all")
+    if arguments.profile:
+        print(f"\nlopower by layer:\n{layers(arguments.profile)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

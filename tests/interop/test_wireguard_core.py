@@ -89,7 +89,7 @@ def text(key: bytes) -> str:
 
 def ping(this: Tunnel, *options: str) -> subprocess.Popen[str]:
     """The device's kernel pings us."""
-    return this.world.start(this.world.device, "ping", "-n", *options, stdout=subprocess.PIPE)
+    return this.world.start(this.world.device, "ping", "-n", "-q", *options, stdout=subprocess.PIPE)
 
 
 def lost(said: str) -> int:

@@ -113,14 +113,7 @@ class Namespace:
 
     def delete(self) -> None:
         """End what still runs inside, and remove it."""
-        for pid in subprocess.run(
-            ["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False
-        ).stdout.split():
-            try:
-                os.kill(int(pid), 9)
-            except ProcessLookupError:
-                pass
-        subprocess.run(["ip", "netns", "delete", self.name], capture_output=True, check=False)
+        _delete(self.name)
 
 
 class World:
@@ -212,13 +205,13 @@ def one_namespace(label: str) -> Iterator[Namespace]:
 
 
 def remove_orphans() -> None:
-    """Delete namespaces of ours whose makers were killed before they could."""
+    """Delete namespaces of ours, with what runs inside, whose makers were killed before they could."""
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
     for line in listed.splitlines():
         name = line.split()[0]
         maker, cross, _ = name.removeprefix("lp").partition("x")
         if name.startswith("lp") and cross and maker.isdigit() and not Path(f"/proc/{maker}").exists():
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+            _delete(name)
 
 
 @contextmanager
@@ -232,6 +225,16 @@ def network_world() -> Iterator[World]:
         yield world
     finally:
         world.close()
+
+
+def _delete(name: str) -> None:
+    pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False).stdout
+    for pid in pids.split():
+        try:
+            os.kill(int(pid), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
 
 def _ip(*arguments: str) -> None:

@@ -10,35 +10,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 import signal
 import socket
-from dataclasses import dataclass
+
+from tests.support.link_emulator import Link, LinkConditions
 
 BUFFER = 8 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Impairment:
-    """Shares are from 0 to 1, times in seconds; `reorder` is the share that skips the delay."""
-
-    loss: float = 0.0
-    delay: float = 0.0
-    jitter: float = 0.0
-    reorder: float = 0.0
-    duplicate: float = 0.0
 
 
 class Relay:
     """Between one near side and one far side."""
 
-    def __init__(self, port: int, far: tuple[str, int], impairment: Impairment, seed: int) -> None:
+    def __init__(self, port: int, far: tuple[str, int], conditions: LinkConditions, seed: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._impairment = impairment
-        self._dice = random.Random(seed)
+        self._to_far, self._to_near = Link(conditions, seed), Link(conditions, seed + 1)
+        self._timers: dict[Link, asyncio.TimerHandle] = {}
         self._far = far
         self._near_address: tuple[str, int] | None = None
-        self._latest = 0.0
         self._near = self._socket()
         self._near.bind(("127.0.0.1", port))
         self._far_socket = self._socket()
@@ -64,7 +52,7 @@ class Relay:
                 data, self._near_address = self._near.recvfrom(65_535)
             except OSError:
                 return
-            self._impair(data, True)
+            self._offer(data, True)
 
     def _from_far(self) -> None:
         for _ in range(64):
@@ -72,38 +60,44 @@ class Relay:
                 data = self._far_socket.recv(65_535)
             except OSError:
                 return
-            self._impair(data, False)
+            self._offer(data, False)
 
-    def _impair(self, data: bytes, to_far: bool) -> None:
-        link, dice = self._impairment, self._dice
-        if dice.random() < link.loss:
-            return
-        copies = 2 if dice.random() < link.duplicate else 1
-        for _ in range(copies):
-            delay = link.delay + dice.random() * link.jitter
-            if dice.random() < link.reorder:
-                delay = 0.0
-            if delay:
-                self._loop.call_later(delay, self._send, data, to_far)
-            else:
-                self._send(data, to_far)
+    def _offer(self, data: bytes, to_far: bool) -> None:
+        link = self._to_far if to_far else self._to_near
+        link.offer(data, self._loop.time())
+        self._deliver(link)
 
-    def _send(self, data: bytes, to_far: bool) -> None:
-        try:
-            if to_far:
-                self._far_socket.sendto(data, self._far)
-            elif self._near_address is not None:
-                self._near.sendto(data, self._near_address)
-        except OSError:
-            pass  # a full buffer loses, as a link does
+    def _deliver(self, link: Link) -> None:
+        for data in link.due(self._loop.time()):
+            try:
+                if link is self._to_far:
+                    self._far_socket.sendto(data, self._far)
+                elif self._near_address is not None:
+                    self._near.sendto(data, self._near_address)
+            except OSError:
+                pass  # a full buffer loses, as a link does
+        due, armed = link.next_due(), self._timers.get(link)
+        if due is not None and (armed is None or due < armed.when()):
+            if armed is not None:
+                armed.cancel()
+            self._timers[link] = self._loop.call_at(due, self._timer_due, link)
+
+    def _timer_due(self, link: Link) -> None:
+        del self._timers[link]
+        self._deliver(link)
 
 
 async def relay(arguments: argparse.Namespace) -> None:
     """Run until terminated."""
-    impairment = Impairment(
-        arguments.loss, arguments.delay, arguments.jitter, arguments.reorder, arguments.duplicate
-    )  # fmt: skip
-    running = Relay(arguments.port, (arguments.host, arguments.to), impairment, arguments.seed)
+    conditions = LinkConditions(
+        loss=arguments.loss,
+        delay=arguments.delay,
+        jitter=arguments.jitter,
+        reordering=arguments.reorder,
+        duplication=arguments.duplicate,
+        rate=arguments.rate,
+    )
+    running = Relay(arguments.port, (arguments.host, arguments.to), conditions, arguments.seed)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, running.rebind)
     print("ready", flush=True)
     await asyncio.Event().wait()
@@ -117,6 +111,7 @@ def main() -> None:
     parser.add_argument("to", type=int)
     for name in ("loss", "delay", "jitter", "reorder", "duplicate"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
+    parser.add_argument("--rate", type=float, help="bytes per second")
     parser.add_argument("--seed", type=int, default=1)
     asyncio.run(relay(parser.parse_args()))
 
