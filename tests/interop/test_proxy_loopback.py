@@ -120,7 +120,7 @@ async def test_devices_reach_each_other_by_rule_and_see_each_others_addresses(pr
     async with proxy.device("kitchen") as one, proxy.device("garden") as other:
         assert garden.ipv4 is not None
         # It has never connected, so nobody knows where it is: ICMP at the first SYN, a RST at the second.
-        with pytest.raises(OSError, match="no route|refused"):
+        with pytest.raises(OSError, match=r"no route|refused"):
             await one.open_connection(garden.ipv4, 80)
         assert proxy.runtime.bridge.flows.counters["refused_device_never_seen"] >= 1
         await other.handshake()

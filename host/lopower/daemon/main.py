@@ -39,39 +39,41 @@ class StartError(Exception):
     """The daemon cannot start; the text says why, and what to do."""
 
 
-def run(settings: Settings, load_settings: Callable[[], Settings], *, under_manager: bool = False) -> int:
+def run(settings: Settings, load_settings: Callable[[], Settings]) -> int:
     """Run until SIGTERM or SIGINT.
 
     Args:
         settings: checked.
         load_settings: reads them again, for SIGHUP and `reload`.
-        under_manager: a service manager keeps us and adds the time to the log.
 
     Returns:
         The exit code: 0 after an orderly shutdown, 1 if the daemon could not start.
     """
     notifier = Notifier(os.environ)
-    under_manager = under_manager or "JOURNAL_STREAM" in os.environ or "INVOCATION_ID" in os.environ
-    logs.configure(settings.log_format, settings.verbose, with_time=not under_manager)
+    under_manager = "JOURNAL_STREAM" in os.environ or "INVOCATION_ID" in os.environ
     try:
-        return asyncio.run(Daemon(settings, load_settings, notifier).run(under_manager))
+        return asyncio.run(Daemon(settings, load_settings, notifier, under_manager).run())
     except (StartError, StateLockedError, ControlSocketError, RegistryError, SettingsError) as error:
         print(f"lopower: {error}", file=sys.stderr)
         return 1
 
 
 class Daemon:
-    """One run of the daemon."""
+    """One run of the daemon; `under_manager`: a service manager keeps it, and adds the time to the log."""
 
-    def __init__(self, settings: Settings, load_settings: Callable[[], Settings], notifier: Notifier) -> None:
+    def __init__(
+        self, settings: Settings, load_settings: Callable[[], Settings], notifier: Notifier, under_manager: bool
+    ) -> None:
         self._settings = settings
         self._load_settings = load_settings
         self._notifier = notifier
+        self._under_manager = under_manager
         self._stop = asyncio.Event()
 
-    async def run(self, under_manager: bool) -> int:
+    async def run(self) -> int:
         """Start, wait for the end, end."""
         settings = self._settings
+        self._configure_log(settings)
         async with contextlib.AsyncExitStack() as cleanup:
             self._prepare(settings.state_dir, "--state-dir")
             self._prepare(settings.socket.parent, "--socket")
@@ -82,7 +84,8 @@ class Daemon:
             registry = Registry.open(settings.state_dir / DATABASE_FILE, server_public_key=public_key)
             cleanup.callback(registry.close)
             registry.set_ranges(settings.ipv4_range, settings.ipv6)
-            runtime = ProxyRuntime(settings, registry, private_key, asyncio.get_running_loop())
+            loop = asyncio.get_running_loop()
+            runtime = ProxyRuntime(settings, registry, private_key, loop, on_reload=self._configure_log)
             self._open_socket(runtime)
             cleanup.callback(runtime.path.stop)
             _raise_descriptor_limit()
@@ -94,6 +97,7 @@ class Daemon:
                 settings=settings,
                 server_public_key=public_key,
                 load_settings=self._load_settings,
+                host_snapshot=lambda: runtime.network.snapshot,
             )
             control = ControlServer(
                 self._operations, path=settings.socket, mode=settings.socket_mode, group=settings.control_group
@@ -104,7 +108,7 @@ class Daemon:
             # What has been imported and built by now stays: the collector need not look at it again.
             gc.collect()
             gc.freeze()
-            self._announce(runtime, len(registry.devices()), under_manager)
+            self._announce(runtime, len(registry.devices()))
             watchdog = asyncio.create_task(self._watch())
             await self._stop.wait()
             watchdog.cancel()
@@ -157,10 +161,13 @@ class Daemon:
             log.error("the settings stay as they were: %s", error)
         self._notifier.ready("reloaded")
 
-    def _announce(self, runtime: ProxyRuntime, devices: int, under_manager: bool) -> None:
+    def _configure_log(self, settings: Settings) -> None:
+        logs.configure(settings.log_format, settings.verbose, with_time=not self._under_manager)
+
+    def _announce(self, runtime: ProxyRuntime, devices: int) -> None:
         plural = "" if devices == 1 else "s"
         status = f"{devices} device{plural}, UDP port {runtime.port}"
-        if under_manager:
+        if self._under_manager:
             log.info("lopower %s is up: %s", __version__, status)
         else:
             print(f"lopower {__version__} is up: {status}, state in {self._settings.state_dir}", flush=True)

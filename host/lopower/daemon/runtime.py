@@ -68,13 +68,16 @@ class ProxyRuntime:
         registry: Registry,
         private_key: bytes,
         loop: asyncio.AbstractEventLoop,
+        *,
         clock: Callable[[], float] = time.monotonic,
+        on_reload: Callable[[Settings], None] = lambda settings: None,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._private_key = private_key
         self._loop = loop
         self._clock = clock
+        self._on_reload = on_reload
         self._started = clock()
         self._peers: dict[int, Peer] = {}  # by the device's id
         self._tasks: set[asyncio.Task[None]] = set()
@@ -243,6 +246,7 @@ class ProxyRuntime:
         self.bridge.set_rules((*settings.deny, *settings.allow), self._clock())
         self.bridge.set_dialer(HostDialer(sources=settings.source_address))
         self.dns.reload(self._dns_config(settings))
+        self._on_reload(settings)
 
     def device_statistics(self, device: Device) -> DeviceStatistics:
         """What has been counted of a device since it was enabled, or since the daemon started."""

@@ -22,7 +22,7 @@ class Endpoint(NamedTuple):
 
 
 class DatagramBatch:
-    """Super-datagrams received in one turn. Owner: the socket; valid until it receives again; the reader may write to it.
+    """Super-datagrams of one turn. Owner: the socket; valid until it receives again; the reader may write to it.
 
     Super-datagram `i` is `buffer[offsets[i] : offsets[i] + lengths[i]]` and holds datagrams of `segment_sizes[i]` bytes
     each (UDP GRO), the last one possibly shorter, all from `endpoints[i]`. Without GRO each holds one datagram. Offsets

@@ -12,8 +12,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-# A rows object keeps this many lists of slices; each costs about 200 bytes per row. Header lengths in use are 40, 52, 60
-# and 72 (IPv4 and IPv6, with and without TCP timestamps) and 28, 48 (UDP); a hostile peer's odd ones must not fill memory.
+# A rows object keeps this many lists of slices; each costs about 200 bytes per row. Header lengths in use are 40, 52,
+# 60 and 72 (IPv4 and IPv6, with and without TCP timestamps) and 28, 48 (UDP); a hostile peer's odd ones must not fill
+# memory.
 MAX_CACHED_SLICES: Final = 12
 
 
@@ -68,8 +69,8 @@ class PacketBatch:
     Attributes:
         rows: the packets; row `i` is used for `i < count`.
         count: rows in use.
-        lengths: `(rows.count,)` int32, bytes in each row without padding's trimming (the IP header says how many of them
-            are the packet); 0 marks a dropped row, which everybody passes over.
+        lengths: `(rows.count,)` int32, bytes in each row with their padding (the IP header says how many of them are
+            the packet); 0 marks a dropped row, which everybody passes over.
         runs: `(peer, first, last)`: rows `[first, last)` came from `peer`; ascending, covering `[0, count)`.
         large: `(peer, packet)` for the rare packet that does not fit a row, as bytes.
     """
