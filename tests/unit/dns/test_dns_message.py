@@ -279,6 +279,7 @@ def test_a_name_grown_beyond_255_bytes_by_compression() -> None:
         ("another opcode", response()[:2] + b"\xa8" + response()[3:]),
         ("empty", b""),
     ],
+    ids=["query", "cut", "no-question", "name-beyond", "opcode", "empty"],  # the messages' ids are random
 )
 def test_malformed_responses(what: str, wire: bytes) -> None:
     with pytest.raises(MessageError):
