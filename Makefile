@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
-  zbar-tools faketime curl zsh fish systemd
+  zbar-tools faketime curl iputils-ping zsh fish systemd
 
 .PHONY: setup demo test lint types contracts check bench-quick clean
 .DEFAULT_GOAL := help

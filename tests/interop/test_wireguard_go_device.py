@@ -125,13 +125,22 @@ class Handler(BaseHTTPRequestHandler):
 
 def check_bulk(setup: Setup, url: str) -> None:
     """Both ways, whole."""
+    check_upload(setup, url)
+    check_download(setup, url)
+
+
+def check_upload(setup: Setup, url: str) -> None:
+    """Device to network."""
     file = setup.directory / "bulk"
     file.write_bytes(payload())
-    expected = hashlib.sha256(payload()).hexdigest()
-    assert setup.curl(url, "-T", str(file), timeout=60) == expected
+    assert setup.curl(url, "-T", str(file), timeout=60) == hashlib.sha256(payload()).hexdigest()
+
+
+def check_download(setup: Setup, url: str) -> None:
+    """Network to device."""
     fetched = setup.directory / "fetched"
     setup.curl(url, "-o", str(fetched), timeout=60)
-    assert hashlib.sha256(fetched.read_bytes()).hexdigest() == expected
+    assert fetched.read_bytes() == payload()
 
 
 @pytest.mark.parametrize("flags", [(), tuple(PLAIN)], ids=["kernel-help", "plain"])
@@ -178,23 +187,29 @@ def test_forbidden_refused_and_allowed(tmp_path: Path) -> None:
 
 
 def test_roaming_in_mid_transfer(tmp_path: Path) -> None:
-    with setup(tmp_path, relay=("--delay", "0.01")) as this:
+    # Slow enough that each way takes a second.
+    with setup(tmp_path, relay=("--delay", "0.01", "--rate", "8000000")) as this:
         http_server(this, 8000)
         this.daemon.lopower("serve", "8000")
         relay = this.world.processes[0]
         stop = threading.Event()
 
         def roam() -> None:
-            while not stop.wait(0.15):
+            while not stop.wait(0.2):
                 relay.send_signal(signal.SIGUSR1)
 
         roaming = threading.Thread(target=roam)
         roaming.start()
         try:
-            check_bulk(this, "http://10.90.0.1:8000/")
+            check_upload(this, "http://10.90.0.1:8000/")
         finally:
             stop.set()
             roaming.join()
+        # While it only receives, the device says from where only when its keepalive is due (10 s): once is enough.
+        once = threading.Timer(0.3, lambda: relay.send_signal(signal.SIGUSR1))
+        once.start()
+        check_download(this, "http://10.90.0.1:8000/")
+        once.join()
 
 
 @pytest.mark.parametrize("loss", ["0.01", "0.05"])
