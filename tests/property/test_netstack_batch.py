@@ -83,6 +83,7 @@ def streams(draw: st.DrawFn, world: World, peer: str) -> list[bytes]:
     stamp = draw(st.sampled_from([20, 20, 20, 5]))
     packets = []
     for _ in range(draw(st.integers(1, 10))):
+        stamp = max(0, stamp + draw(st.sampled_from([0, 0, 0, 0, 1, 3, -2])))
         payload = bytes([draw(st.integers(0, 255))]) * draw(sizes)
         flags = draw(st.sampled_from([0x10, 0x10, 0x10, 0x10, 0x18, 0x18, 0x11, 0x14, 0x30]))
         packets.append(segment(version, offset, payload, acknowledgment, flags, stamp))
