@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lopower.netstack.events import TcpSynReceived
+from lopower.netstack.rows import SegmentRun
 from lopower.netstack.tcp.config import TcpConfig
 from lopower.netstack.tcp.connection import Connection
 from lopower.netstack.tcp.layer import TcpLayer
@@ -85,30 +86,10 @@ def strip_options(packet: bytes) -> bytes:
     return builder.build(header.sequence, header.acknowledgment, header.flags, header.window, options)
 
 
-@dataclass(slots=True)
-class Run:
-    """A run of rows as the stack's IP layer finds them."""
-
-    peer: Any
-    rows: PacketRows
-    first: int
-    last: int
-    version: int
-    key: bytes
-    ip_header_length: int
-    header_length: int
-    sequence: int
-    end_sequence: int
-    acknowledgment: int
-    window: int
-    payload_lengths: Any
-    uniform_length: int
-
-
-def find_runs(packets: Sequence[bytes], stride: int = 1504) -> list[Run]:
+def find_runs(packets: Sequence[bytes], stride: int = 1504) -> list[SegmentRun]:
     """Put packets into rows and cut them into runs; segments that no run may hold are in runs of `last == first`."""
     rows = PacketRows(max(len(packets), 1), stride)
-    runs: list[Run] = []
+    runs: list[SegmentRun] = []
     for index, packet in enumerate(packets):
         rows.view[index * stride : index * stride + len(packet)] = packet
         segment = parse_segment(packet)
@@ -130,24 +111,14 @@ def find_runs(packets: Sequence[bytes], stride: int = 1504) -> list[Run]:
             if size != last.uniform_length:
                 last.uniform_length = -1
             continue
-        runs.append(
-            Run(
-                PEER,
-                rows,
-                index,
-                index + 1 if plain else index,
-                ip.version,
-                key,
-                ip.header_length,
-                header.header_length,
-                header.sequence,
-                header.sequence + size & 0xFFFFFFFF,
-                header.acknowledgment,
-                header.window,
-                np.array([size]),
-                size,
-            )
-        )
+        run = SegmentRun()
+        run.peer, run.rows, run.key, run.version = PEER, rows, key, ip.version
+        run.first, run.last = index, index + 1 if plain else index
+        run.ip_header_length, run.header_length = ip.header_length, header.header_length
+        run.sequence, run.end_sequence = header.sequence, header.sequence + size & 0xFFFFFFFF
+        run.acknowledgment, run.window = header.acknowledgment, header.window
+        run.payload_lengths, run.uniform_length = np.array([size]), size
+        runs.append(run)
     return runs
 
 

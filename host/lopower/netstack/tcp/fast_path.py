@@ -7,13 +7,14 @@ same for each segment; the run is then offered to it row by row, so refusing is 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from lopower.netstack.tcp.sequence import MASK, difference
 from lopower.netstack.tcp.states import TcpState
 from lopower.wire.tcp import TIMESTAMP_OPTION_WORD
 
 if TYPE_CHECKING:
+    from lopower.netstack.rows import SegmentRun
     from lopower.netstack.tcp.connection import Connection
     from lopower.wire.rows import PacketRows
 
@@ -24,25 +25,6 @@ _TAKES_ACKS: Final = _TAKES_DATA | {TcpState.CLOSE_WAIT}
 
 # Cutting the views of all rows beforehand pays for runs of at least this many rows.
 _SLICES_FROM: Final = 8
-
-
-class SegmentRun(Protocol):
-    """Consecutive rows of one flow, each sequence number following the last; see docs/architecture.md."""
-
-    peer: Any
-    rows: PacketRows
-    first: int
-    last: int
-    version: int
-    key: bytes
-    ip_header_length: int
-    header_length: int
-    sequence: int
-    end_sequence: int
-    acknowledgment: int
-    window: int
-    payload_lengths: Any
-    uniform_length: int
 
 
 def receive_run(connection: Connection, run: SegmentRun, now: float) -> bool:

@@ -22,6 +22,7 @@ from lopower.netstack.tcp.timers import TimerQueue
 from lopower.wire.tcp import ACK, FIN, RST, SYN, MalformedSegmentError, TcpHeader, parse_header
 
 if TYPE_CHECKING:
+    from lopower.netstack.rows import SegmentRun
     from lopower.wire.rows import PacketRows
 
 _MINIMUM_MTU: Final = {4: 576, 6: 1280}  # RFC 1191 section 3 with RFC 9293's default MSS; RFC 8200 section 5
@@ -118,7 +119,7 @@ class TcpLayer:
 
     # Receiving
 
-    def receive_run(self, run: fast_path.SegmentRun, now: float) -> bool:
+    def receive_run(self, run: SegmentRun, now: float) -> bool:
         """Take a run of segments of one flow; False: offer its rows to `receive_packet` one by one."""
         flows = self._peers.get(run.peer)
         if flows is None:
