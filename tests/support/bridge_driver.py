@@ -40,6 +40,7 @@ class LoopbackDriver:
     """
 
     name = "loopback"
+    host_network = True
 
     def __init__(self) -> None:
         self.errors: dict[str, Callable[[], DialError]] = {}
@@ -51,6 +52,14 @@ class LoopbackDriver:
     def routes(self, address: IPAddress) -> bool:
         """As `Driver.routes`."""
         return in_tailnet_ranges(address)
+
+    def accepts(self, address: IPAddress) -> bool:
+        """As `Driver.accepts`."""
+        return False
+
+    async def ping(self, destination: IPAddress, timeout: float) -> bool:
+        """As `Driver.ping`."""
+        raise NotImplementedError
 
     def dial_tcp(self, destination: IPAddress, port: int) -> TcpDial:
         """As `Driver.dial_tcp`."""

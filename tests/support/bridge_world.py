@@ -27,7 +27,7 @@ from lopower.netstack.stack import Stack
 from lopower.netstack.tcp.connection import Connection
 from lopower.netstack.tcp.states import TcpState
 from lopower.netstack.udp import UdpFlow
-from lopower.tailnet.driver import IPAddress
+from lopower.tailnet.driver import Driver, IPAddress
 from lopower.tailnet.host import HostDialer
 from lopower.wire.rows import PacketBatch, PacketRows
 from tests.support.bridge_devices import GATEWAY
@@ -309,7 +309,7 @@ class World:
     """The proxy's side with its bridge, and devices.
 
     Attributes:
-        bridge, stack, driver: the proxy's.
+        bridge, stack, driver: the proxy's; flows go through another driver if one is given.
         dns: answers what it is told to (`DnsDouble`).
     """
 
@@ -323,6 +323,7 @@ class World:
         use_epoll: bool = True,
         sources: Sequence[IPAddress] = (),
         clock_state: ClockState | None = None,
+        driver: Driver | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.driver = LoopbackDriver()
@@ -339,7 +340,7 @@ class World:
         self.poller = Poller(self.loop, self.wake, use_epoll)
         self.bridge = Bridge(
             stack=self.stack,
-            driver=self.driver,
+            driver=driver or self.driver,
             dialer=HostDialer(sources=sources, never_self=False),
             poller=self.poller,
             loop=self.loop,

@@ -20,7 +20,8 @@ from lopower.daemon.statistics import DeviceStatistics, EchoResult, InterfaceSta
 from lopower.devices.device import Device, ServedPort
 from lopower.devices.keys import generate_private_key, public_key_of
 from lopower.devices.registry import Registry
-from lopower.tailnet.routes import HostSnapshot
+from lopower.tailnet.routes import HostSnapshot, IPNetwork
+from lopower.tailnet.tsnet import TsnetDriver
 
 PORT = 51820
 NO_NETWORKS = HostSnapshot(frozenset(), (), frozenset(), frozenset())
@@ -66,6 +67,12 @@ class RecordingRuntime:
 
     async def ping(self, device: Device, count: int, interval: float, timeout: float) -> list[EchoResult]:
         return [EchoResult(sequence=n + 1, seconds=s, address="10.90.0.2") for n, s in enumerate(self.echo_seconds)]
+
+    def tailnet_networks(self) -> tuple[IPNetwork, ...] | None:
+        return None
+
+    def tailnet_node(self) -> TsnetDriver | None:
+        return None
 
     def reload(self, settings: Settings) -> None:
         self.settings = settings

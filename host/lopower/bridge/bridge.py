@@ -26,6 +26,7 @@ from lopower.bridge.ping import GatewayPing
 from lopower.bridge.policy import Decision, IPAddress, IPNetwork, PolicyTable, Protocol, Via
 from lopower.bridge.poller import Poller
 from lopower.bridge.sntp import ClockState, SntpServer, kernel_clock_state
+from lopower.bridge.tailnet_echo import TailnetEcho
 from lopower.bridge.tcp import OutboundTcp, reject_dial
 from lopower.bridge.udp import OutboundUdp, ReceiveSlots
 from lopower.netstack.errors import FlowError
@@ -115,6 +116,7 @@ class Bridge:
             offers=self.gateway.offers,
             device_at=self.devices.device_at,
             tailnet_routes=driver.routes,
+            tailnet_accepts=driver.accepts,
         )
         self._stack = stack
         self._driver = driver
@@ -129,6 +131,7 @@ class Bridge:
         self._slots = ReceiveSlots()
         self._echo_relay = EchoRelay(self.flows)
         self._device_echo = DeviceEcho(self.flows)
+        self._tailnet_echo = TailnetEcho(self.flows, driver, loop, clock)
         self.pings = GatewayPing(stack, random.randrange(1 << 16), clock, poller.wake)
         self._closing = False
         self._dns = DnsService(self.flows, dns, loop, clock)
@@ -233,6 +236,7 @@ class Bridge:
             await asyncio.sleep(_CLOSE_POLL_SECONDS)
         await self._dns.close()
         await self._page.close(0)
+        await self._tailnet_echo.close()
         now = self._clock()
         for flow in self.flows:
             flow.abort(now)
@@ -357,8 +361,7 @@ class Bridge:
                     OutboundUdp(table, state, flow, upstream, via, self._slots, now)
             else:
                 dialer = self._driver if via is Via.TAILNET else self._dialer
-                upstream = dialer.open_udp(ip_address(address), port)
-                OutboundUdp(table, state, flow, upstream, via, self._slots, now)
+                OutboundUdp(table, state, flow, dialer.open_udp(ip_address(address), port), via, self._slots, now)
         except DialError as exc:
             self._note_dial(state, exc, "udp", address, port, now)
             flow.unreachable("prohibited" if isinstance(exc, DialForbidden) else "host", now)
@@ -378,6 +381,8 @@ class Bridge:
         via = decision.via
         if via is Via.DEVICE:
             self._device_echo.request(event, self.devices.state_at(address), now)
+        elif via is Via.TAILNET and not self._driver.host_network:
+            self._tailnet_echo.request(state, event)
         elif via is Via.DIRECT or (via is Via.TAILNET and self._driver.routes(ip_address(address))):
             self._echo_relay.request(state, event, via, now)
         else:

@@ -105,6 +105,8 @@ class PolicyTable:
         offers: whether the gateway offers a service at a protocol and port.
         device_at: the device with a packed inner address.
         tailnet_routes: whether the tailnet has a route to an address.
+        tailnet_accepts: whether the tailnet carries flows to an address without a rule: by a route, or an exit node,
+            that the owner has accepted for devices.
     """
 
     def __init__(
@@ -116,10 +118,12 @@ class PolicyTable:
         offers: Callable[[Protocol, int], bool],
         device_at: Callable[[bytes], Device | None],
         tailnet_routes: Callable[[IPAddress], bool],
+        tailnet_accepts: Callable[[IPAddress], bool] = lambda _: False,
     ) -> None:
         self._offers = offers
         self._device_at = device_at
         self._tailnet_routes = tailnet_routes
+        self._tailnet_accepts = tailnet_accepts
         self._host_addresses: frozenset[bytes] = frozenset()
         self._attached: tuple[IPNetwork, ...] = ()
         self.set_ranges(gateway, ranges)
@@ -131,6 +135,7 @@ class PolicyTable:
             self._device_rules,
             self._global_rules,
             self._tailnet_ranges,
+            self._accepted_routes,
         )
 
     def set_ranges(self, gateway: Iterable[IPAddress], ranges: Iterable[IPNetwork]) -> None:
@@ -222,6 +227,11 @@ class PolicyTable:
         self, device: Device, address: IPAddress, protocol: Protocol, port: int | None
     ) -> Decision | None:
         return _TAILNET if is_tailnet(address) else None
+
+    def _accepted_routes(
+        self, device: Device, address: IPAddress, protocol: Protocol, port: int | None
+    ) -> Decision | None:
+        return _TAILNET if self._tailnet_accepts(address) else None
 
     def _by_rules(
         self, rules: Sequence[Rule], address: IPAddress, protocol: Protocol, port: int | None, denied: Decision

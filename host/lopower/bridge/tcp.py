@@ -9,6 +9,7 @@ ever queued here.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -35,18 +36,28 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 def reset(upstream: socket.socket) -> None:
-    """Close a connection with a RST instead of a FIN."""
+    """Close a connection with a RST instead of a FIN.
+
+    A unix socket has no RST; there, closing without having shut down says the same.
+    """
     with contextlib.suppress(OSError):
         upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     upstream.close()
 
 
-class OutboundTcp(Flow):
-    """One TCP connection of a device, and the one upstream that carries it on.
+def _hung_up(upstream: socket.socket) -> bool:
+    """Whether both directions have ended, although ours was not shut down: how a unix socket shows a reset."""
+    poll = select.poll()
+    poll.register(upstream, 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+
+class StitchedTcp(Flow):
+    """One TCP connection of a device, and the one upstream that carries it on. Who opened it is the subclass's matter.
 
     Attributes:
         connection: the device's side.
-        bytes_up, bytes_down: moved so far.
+        bytes_up, bytes_down: moved so far; up is from the device.
     """
 
     kind: Protocol = "tcp"
@@ -107,6 +118,8 @@ class OutboundTcp(Flow):
             if connection.received or (connection.peer_closed and not self._shut):
                 self._write_up(connection, upstream, now)
             more = self._readable and not self._eof and self._read_down(connection, upstream, now)
+            if self._ending and self._eof and not self._shut and _hung_up(upstream):
+                raise ConnectionResetError("upstream closed both directions")
         except OSError:
             self._upstream_failed(now)
             return False
@@ -123,8 +136,7 @@ class OutboundTcp(Flow):
     def expired(self, now: float) -> None:
         """As `Flow.expired`."""
         if self._dial is not None:
-            self.table.count(self.state, "dial_timed_out")
-            self.connection.reject(now)
+            self._failed_to_open(DialTimedOut(), now)
             self._finish()
         else:
             self.table.count(self.state, "tcp_idle")
@@ -133,7 +145,7 @@ class OutboundTcp(Flow):
     def abort(self, now: float) -> None:
         """As `Flow.abort`."""
         if self._dial is not None:
-            self.connection.reject(now)
+            self._gave_up(now)
         else:
             self.connection.abort(now)
         self._finish(with_reset=True)
@@ -159,17 +171,35 @@ class OutboundTcp(Flow):
             self._ending = True
         self.table.ready[self] = None
 
+    # What a subclass does while the flow is being opened.
+
+    def _has_news(self) -> bool:
+        """Whether it makes sense to look at the dial again."""
+        raise NotImplementedError
+
+    def _opened(self, now: float) -> None:
+        """The far side has answered: answer the near one."""
+        raise NotImplementedError
+
+    def _failed_to_open(self, error: DialError, now: float) -> None:
+        """The far side cannot be reached: tell the near one."""
+        raise NotImplementedError
+
+    def _gave_up(self, now: float) -> None:
+        """The flow ends before the far side has answered, by our own decision."""
+        raise NotImplementedError
+
     def _advance(self, dial: TcpDial, now: float) -> bool:
         """Go on with the dial; True once it succeeded."""
-        if not (self._writable or self._readable):
-            return False  # the device's news alone; the dial has none
+        if not self._has_news():
+            return False
         try:
             if not dial.advance():
                 self._readable = self._writable = False
                 self.table.poller.rearm(self._fd, READ | WRITE)
                 return False
         except DialError as exc:
-            reject_dial(self.table, self.state, self.connection, exc, now)
+            self._failed_to_open(exc, now)
             self._finish()
             return False
         self._dial = None
@@ -177,7 +207,7 @@ class OutboundTcp(Flow):
         self._latest = now
         # What was reported while dialling was about the dial. A first read and write find out.
         self._readable = self._writable = True
-        self.connection.accept(now)
+        self._opened(now)
         return True
 
     def _write_up(self, connection: Connection, upstream: socket.socket, now: float) -> None:
@@ -219,6 +249,8 @@ class OutboundTcp(Flow):
             return False
         self._latest = now
         if not taken:
+            if not self._shut and _hung_up(upstream):
+                raise ConnectionResetError("upstream closed both directions")
             self._eof = True
             connection.shutdown(now)
             self.table.schedule(self.deadline)
@@ -266,6 +298,22 @@ class OutboundTcp(Flow):
         self.state.tcp_flows -= 1
         self.connection.owner = None
         self.table.discard(self)
+
+
+class OutboundTcp(StitchedTcp):
+    """A connection that a device opened."""
+
+    def _has_news(self) -> bool:
+        return self._writable or self._readable  # else the news is the device's alone
+
+    def _opened(self, now: float) -> None:
+        self.connection.accept(now)
+
+    def _failed_to_open(self, error: DialError, now: float) -> None:
+        reject_dial(self.table, self.state, self.connection, error, now)
+
+    def _gave_up(self, now: float) -> None:
+        self.connection.reject(now)
 
 
 def reject_dial(table: FlowTable, state: DeviceState, connection: Connection, error: DialError, now: float) -> None:

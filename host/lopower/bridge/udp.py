@@ -7,17 +7,18 @@ errors for the device. A datagram that does not fit a buffer is dropped and coun
 from __future__ import annotations
 
 import errno
-import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from lopower.bridge.flow import Flow, FlowTable
 from lopower.bridge.poller import READ, WRITE
+from lopower.tailnet.tsnet_streams import FramedUdp
 from lopower.wire.icmp import UnreachableKind
 
 if TYPE_CHECKING:
     from lopower.bridge.device_state import DeviceState
     from lopower.bridge.policy import Protocol, Via
     from lopower.netstack.udp import UdpFlow
+    from lopower.tailnet.driver import UdpSocket
 
 # Datagrams read per flow and round: a loud sender must not keep the others waiting.
 MAX_DATAGRAMS: Final = 32
@@ -59,7 +60,7 @@ class OutboundUdp(Flow):
         table: FlowTable,
         state: DeviceState,
         flow: UdpFlow,
-        upstream: socket.socket,
+        upstream: UdpSocket,
         via: Via,
         slots: ReceiveSlots,
         now: float,
@@ -70,11 +71,13 @@ class OutboundUdp(Flow):
         self.packets_up = 0
         self.packets_down = 0
         self._upstream = upstream
+        self._framed = upstream if isinstance(upstream, FramedUdp) else None
         self._fd = upstream.fileno()
         self._slots = slots.slots
         self._latest = now
         self._readable = False
         self._writable = True
+        self._ended = False
         config = table.config
         self._timeout = config.dns_timeout if flow.local[1] == _DNS_PORT else config.udp_timeout
         flow.owner = self
@@ -104,7 +107,12 @@ class OutboundUdp(Flow):
             for payload in payloads:
                 self._send(payload, now)
             payloads.clear()
-        return self._readable and self._receive(now)
+        more = self._readable and not self._ended and self._receive(now)
+        if self._ended:
+            self.table.count(self.state, "udp_upstream_ended")
+            self.abort(now)
+            return False
+        return more
 
     def expired(self, now: float) -> None:
         """As `Flow.expired`."""
@@ -134,11 +142,19 @@ class OutboundUdp(Flow):
     def _upstream_ready(self, mask: int) -> None:
         if mask & WRITE:
             self._writable = True
+            if self._framed is not None:
+                try:
+                    self._framed.flush()
+                except EOFError:
+                    self._ended = True
+                    self.table.ready[self] = None
         if mask & READ:
             self._readable = True
             self.table.ready[self] = None
 
     def _send(self, payload: Any, now: float) -> None:
+        if self._ended:
+            return
         if not self._writable:
             self.table.count(self.state, "udp_upstream_full")
             return
@@ -150,6 +166,9 @@ class OutboundUdp(Flow):
                 self._writable = False
                 self.table.poller.rearm(self._fd, WRITE)
                 self.table.count(self.state, "udp_upstream_full")
+                return
+            except EOFError:
+                self._ended = True
                 return
             except OSError as exc:
                 if not self._failed(exc, now):
@@ -167,6 +186,9 @@ class OutboundUdp(Flow):
             except BlockingIOError:
                 self._readable = False
                 self.table.poller.rearm(self._fd, READ)
+                break
+            except EOFError:
+                self._ended = True
                 break
             except OSError as exc:
                 self._failed(exc, now)

@@ -20,6 +20,8 @@ _COMMANDS: Final = {
     "up": "run the daemon in the foreground",
     "service": "keep the daemon running with systemd",
     "device": "add, show and change devices",
+    "login": "log the proxy's own node in to the tailnet",
+    "logout": "take the proxy's own node out of the tailnet for good",
     "serve": "offer a port of this host to devices",
     "server": "this server, as devices need to know it",
     "status": "the daemon at a glance",

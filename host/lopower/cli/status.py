@@ -7,6 +7,7 @@ from typing import Any
 
 from lopower.cli import options, output
 from lopower.cli.errors import OK
+from lopower.cli.login import qr_lines
 
 
 def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -42,6 +43,8 @@ def _text(document: dict[str, Any]) -> str:
         items.append(("tailnet", tailnet["detail"]))
         if tailnet["advice"]:
             items.append(("", tailnet["advice"]))
+        if tailnet.get("login_url"):
+            items += [("", line) for line in qr_lines(tailnet["login_url"])]
     if data_plane.get("ping_advice"):
         items.append(("ping", data_plane["ping_advice"]))
     dropped = [f"{name} {count}" for name, count in document["counters"].items() if count]

@@ -131,6 +131,8 @@ class ControlServer:
             web.post("/v1/devices/{name}/rules", self._change_rules),
             web.post("/v1/devices/{name}/reset-clock", self._reset_clock),
             web.post("/v1/devices/{name}/ping", self._ping),
+            web.post("/v1/tailnet/login", self._login),
+            web.post("/v1/tailnet/logout", self._logout),
             web.get("/v1/served", self._served),
             web.post("/v1/served", self._serve),
             web.delete("/v1/served/{protocol}/{port}", self._unserve),
@@ -227,6 +229,19 @@ class ControlServer:
         fields.end()
         replies = await self._operations.ping(request.match_info["name"], count, interval, timeout)
         return web.json_response({"replies": replies})
+
+    async def _login(self, request: web.Request) -> web.StreamResponse:
+        fields = Fields(await _body(request), "the request")
+        auth_key: str = fields.take("auth_key", str, "")
+        fields.end()
+        document = await self._operations.login(auth_key)
+        _log_change(request, f"logs in to the tailnet {'with a key' if auth_key else 'by URL'}")
+        return web.json_response(document)
+
+    async def _logout(self, request: web.Request) -> web.StreamResponse:
+        document = await self._operations.logout()
+        _log_change(request, "logged out of the tailnet")
+        return web.json_response(document)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         document = await self._operations.serve(parse_served(await _body(request)))

@@ -24,6 +24,7 @@ from lopower.daemon.operations import Operations
 from lopower.daemon.runtime import ProxyRuntime
 from lopower.daemon.settings import Settings, SettingsError
 from lopower.daemon.state_lock import StateLock, StateLockedError
+from lopower.daemon.tailnet import SidecarMissingError
 from lopower.devices.errors import RegistryError
 from lopower.devices.keys import load_or_create_server_key, public_key_of
 from lopower.devices.registry import Registry
@@ -53,7 +54,14 @@ def run(settings: Settings, load_settings: Callable[[], Settings]) -> int:
     under_manager = "JOURNAL_STREAM" in os.environ or "INVOCATION_ID" in os.environ
     try:
         return asyncio.run(Daemon(settings, load_settings, notifier, under_manager).run())
-    except (StartError, StateLockedError, ControlSocketError, RegistryError, SettingsError) as error:
+    except (
+        StartError,
+        StateLockedError,
+        ControlSocketError,
+        RegistryError,
+        SettingsError,
+        SidecarMissingError,
+    ) as error:
         print(f"lopower: {error}", file=sys.stderr)
         return 1
 

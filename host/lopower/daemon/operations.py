@@ -33,7 +33,9 @@ from lopower.devices.keys import format_key
 from lopower.devices.policy import Rule
 from lopower.devices.registry import Registry
 from lopower.tailnet.driver import TAILNET_IPV4, TAILNET_IPV6
-from lopower.tailnet.routes import HostSnapshot, interface_addresses, take_snapshot
+from lopower.tailnet.routes import HostSnapshot, IPNetwork, interface_addresses, take_snapshot
+from lopower.tailnet.tsnet import TsnetDriver
+from lopower.tailnet.tsnet_control import SidecarError
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ T = TypeVar("T")
 # A request ends some time: a client that wants more asks again.
 MAX_ECHOES: Final = 100
 MAX_ECHO_SECONDS: Final = 60.0
+# A URL, or the end of a login by key, comes within a second or two where the control server is well.
+LOGIN_SECONDS: Final = 15.0
+LOGIN_POLL_SECONDS: Final = 0.1
 
 
 class Runtime(Protocol):
@@ -67,6 +72,12 @@ class Runtime(Protocol):
 
     def serve_changed(self, entries: Sequence[ServedPort]) -> None:
         """The gateway offers these ports from now on."""
+
+    def tailnet_networks(self) -> tuple[IPNetwork, ...] | None:
+        """What devices can reach through the proxy's own node; None without one."""
+
+    def tailnet_node(self) -> TsnetDriver | None:
+        """The driver that has nodes of its own, if that is in use."""
 
     async def ping(self, device: Device, count: int, interval: float, timeout: float) -> list[EchoResult]:
         """Echo requests to a device, one after the other; times in seconds."""
@@ -287,6 +298,49 @@ class Operations:
             self._runtime.serve_changed(self._registry.served_ports())
         return documents.served_port(entry)
 
+    # The proxy's own node.
+
+    async def login(self, auth_key: str) -> dict[str, Any]:
+        """Log the node in, with a key, or by the URL that is in the answer.
+
+        Raises:
+            OperationError: there is no node, or it cannot be asked.
+        """
+        driver = self._tailnet_node("tailscale up")
+        try:
+            await driver.login(auth_key)
+        except SidecarError as error:
+            raise OperationError(f"cannot log in: {error}", "lopower status") from None
+        deadline = asyncio.get_running_loop().time() + LOGIN_SECONDS
+        while asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(LOGIN_POLL_SECONDS)
+            node = driver.proxy
+            if node is not None and (node.running or node.login_url or node.error or node.state == "needs-approval"):
+                break
+        return driver.status()
+
+    async def logout(self) -> dict[str, Any]:
+        """Give up the node's identity in the tailnet.
+
+        Raises:
+            OperationError: there is no node, or it cannot be asked.
+        """
+        driver = self._tailnet_node("tailscale logout")
+        try:
+            await driver.logout()
+        except SidecarError as error:
+            raise OperationError(f"cannot log out: {error}", "lopower status") from None
+        return driver.status()
+
+    def _tailnet_node(self, command: str) -> TsnetDriver:
+        driver = self._runtime.tailnet_node()
+        if driver is None:
+            raise OperationError(
+                "the tailnet is reached through this host's own membership",
+                f"`{command}` on this host; or start the daemon with --tailnet tsnet",
+            )
+        return driver
+
     # The rest.
 
     async def ping(self, name: str, count: int, interval: float, timeout: float) -> list[dict[str, Any]]:
@@ -400,12 +454,15 @@ class Operations:
     def _server_facts(self) -> ServerFacts:
         settings = self.settings
         host = self._host_snapshot()
+        tailnet = self._runtime.tailnet_networks()
+        if tailnet is None:
+            tailnet = (TAILNET_IPV4, TAILNET_IPV6) if host.tailnet else ()
         facts = ServerFacts(
             public_key=self._public_key,
             endpoints=[ServerEndpoint(*endpoint) for endpoint in self._endpoints().addresses],
             ranges=self._registry.ranges,
             rules=(*settings.deny, *settings.allow),
-            tailnet=(TAILNET_IPV4, TAILNET_IPV6) if host.tailnet else (),
+            tailnet=tailnet,
             lan=host.attached,
             devices=self._registry.devices(),
             mtu=settings.mtu,

@@ -22,6 +22,7 @@ from lopower.daemon.setting_values import HostPort
 from lopower.daemon.settings import Settings
 from lopower.daemon.statistics import DeviceStatistics, EchoResult, InterfaceStatistics
 from lopower.daemon.tai64n import TimestampSource
+from lopower.daemon.tailnet import make_driver, networks, node_config, with_tailnet
 from lopower.daemon.udp_socket import SocketFeatures
 from lopower.daemon.write_behind import WriteBehind
 from lopower.devices.device import Device, ServedPort
@@ -30,8 +31,9 @@ from lopower.dns.config import DnsConfig, parse_route
 from lopower.dns.server import DnsServer
 from lopower.netstack.config import StackConfig
 from lopower.netstack.stack import Stack
-from lopower.tailnet.host import HostDialer, HostDriver
-from lopower.tailnet.routes import HostNetwork, HostSnapshot
+from lopower.tailnet.host import HostDialer
+from lopower.tailnet.routes import HostNetwork, HostSnapshot, IPNetwork
+from lopower.tailnet.tsnet import TsnetDriver
 from lopower.wire.datagrams import Endpoint
 from lopower.wireguard.config import InterfaceConfig
 from lopower.wireguard.events import EndpointChanged, Event, TimestampsAccepted
@@ -83,6 +85,9 @@ class ProxyRuntime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._moved: dict[bytes, tuple[str, int]] = {}
         self._stamps = WriteBehind(loop, "handshake time stamps", registry.store_timestamps, clock)
+        self.network = HostNetwork()
+        self.driver = make_driver(settings, self.network, self._tailnet_changed)
+        self._dns_settings: DnsConfig | None = None
         self._endpoints = WriteBehind(loop, "device endpoints", registry.store_endpoints, clock)
         self.path = DataPath(loop, clock)
 
@@ -124,11 +129,8 @@ class ProxyRuntime:
             uniform=uniform,
             output=self.interface,
         )
-        self.network = HostNetwork()
-        self.driver = HostDriver(self.network)
-        self.dns = DnsServer(
-            self._dns_config(settings), names=self, tailnet=self.driver.query, entropy=os.urandom, clock=clock
-        )
+        self._dns_settings = self._dns_config(settings)
+        self.dns = DnsServer(self._dns_settings, names=self, tailnet=self.driver.query, entropy=os.urandom, clock=clock)
         self.poller = Poller(loop, self.path.wake, use_epoll="epoll" not in settings.without)
         self.bridge = Bridge(
             stack=self.stack,
@@ -151,6 +153,8 @@ class ProxyRuntime:
         for device in registry.devices():
             self._add_peer(device)
         self.path.start(self.interface, self.stack, self)
+        if isinstance(self.driver, TsnetDriver):
+            self.driver.start()
         self._run(self._call_devices())
         self._run(self._housekeeping())
 
@@ -160,6 +164,8 @@ class ProxyRuntime:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.bridge.close(timeout)
+        self._dns_settings = None
+        await self.driver.close()
         await self.dns.close()
         self.network.close()
         self.poller.close()
@@ -245,7 +251,18 @@ class ProxyRuntime:
         self._settings = settings
         self.bridge.set_rules((*settings.deny, *settings.allow), self._clock())
         self.bridge.set_dialer(HostDialer(sources=settings.source_address))
-        self.dns.reload(self._dns_config(settings))
+        self._dns_settings = self._dns_config(settings)
+        self.dns.reload(self._dns_settings)
+        if isinstance(self.driver, TsnetDriver):
+            config = node_config(settings)
+            self._run(
+                self.driver.configure(
+                    hostname=config.hostname,
+                    advertise_tags=config.advertise_tags,
+                    accept_routes=config.accept_routes,
+                    exit_node=config.exit_node,
+                )
+            )
         self._on_reload(settings)
 
     def device_statistics(self, device: Device) -> DeviceStatistics:
@@ -308,6 +325,14 @@ class ProxyRuntime:
             "turns": dict(self.path.counters),
             "failures": self.failures(),
         }
+
+    def tailnet_networks(self) -> tuple[IPNetwork, ...] | None:
+        """What devices can reach through the proxy's own node; None without one."""
+        return networks(self.driver.proxy) if isinstance(self.driver, TsnetDriver) else None
+
+    def tailnet_node(self) -> TsnetDriver | None:
+        """The driver that has nodes of its own, if that is in use."""
+        return self.driver if isinstance(self.driver, TsnetDriver) else None
 
     async def ping(self, device: Device, count: int, interval: float, timeout: float) -> list[EchoResult]:
         """Echo requests to a device, to its IPv4 address if it has one, one after the other."""
@@ -405,12 +430,22 @@ class ProxyRuntime:
             # Devices go on accepting our stamps as long as the clock does not go back over a crash in this time.
             log.warning("our own handshake time stamps could not be reserved: %s", error)
 
+    def _tailnet_changed(self) -> None:
+        """What the tailnet says changed: names, routes, or whether we are in it."""
+        if self._dns_settings is None:
+            return  # not started yet, or ending
+        config = self._dns_config(self._settings)
+        if config != self._dns_settings:
+            self._dns_settings = config
+            self.dns.reload(config)
+        self.bridge.recheck(self._clock())
+
     def _host_changed(self, snapshot: HostSnapshot) -> None:
         self.bridge.host_changed(snapshot)
 
     def _dns_config(self, settings: Settings) -> DnsConfig:
         ranges = self._registry.ranges
-        return DnsConfig(
+        config = DnsConfig(
             gateway_addresses=ranges.gateways,
             ranges=ranges.networks,
             resolv_conf=settings.resolv_conf,
@@ -420,6 +455,7 @@ class ProxyRuntime:
             search_domains=settings.search_domain,
             ipv4=not settings.no_ipv4,
         )
+        return with_tailnet(config, self.driver.proxy) if isinstance(self.driver, TsnetDriver) else config
 
 
 def _age(at: float | None, now: float) -> float | None:

@@ -117,6 +117,36 @@ def domain(text: str) -> str:
     return name
 
 
+def label(text: str) -> str:
+    """One label of a domain name (RFC 1123 section 2.1)."""
+    name = text.lower()
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
+        raise ValueError(f"{text!r} is not a host's name: letters, digits and hyphens, at most 63")
+    return name
+
+
+def control_url(text: str) -> str:
+    """The URL of a control server."""
+    if not re.fullmatch(r"https?://[^\s/?#@]+/?", text):
+        raise ValueError(f"{text!r} is not the URL of a control server, such as https://headscale.example.net")
+    return text.removesuffix("/")
+
+
+def tag(text: str) -> str:
+    """A tag, as Tailscale writes them."""
+    if not re.fullmatch(r"tag:[a-zA-Z][a-zA-Z0-9-]*", text):
+        raise ValueError(f"{text!r} is not a tag, which looks like tag:iot")
+    return text
+
+
+def exit_node(text: str) -> str:
+    """A node's name or address; whether there is one is the tailnet's to say."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return domain(text)
+
+
 def address(text: str) -> IPv4Address | IPv6Address:
     """An address of this host, to send from."""
     try:

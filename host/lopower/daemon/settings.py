@@ -42,7 +42,14 @@ class Settings:
     socket: Path
     listen: HostPort
     endpoint: tuple[HostPort, ...]
-    tailnet: str
+    tailnet: str | None
+    hostname: str
+    auth_key_file: Path | None
+    control_url: str | None
+    advertise_tags: tuple[str, ...]
+    accept_routes: bool
+    exit_node: str | None
+    ephemeral: bool
     allow: tuple[Rule, ...]
     deny: tuple[Rule, ...]
     source_address: tuple[IPAddress, ...]
@@ -122,8 +129,24 @@ SETTINGS: Final = (
     Setting("endpoint", values.endpoint, "HOST[:PORT]",
             "What devices dial: name or address of this host as they see it. The first goes into configurations. "
             "Default: the address of the default route.", many=True, reloadable=True, example="pi.example.net"),
-    Setting("tailnet", values.choice("host"), "DRIVER",
-            "How the tailnet is reached. host: through this host's own membership.", default="host"),
+    Setting("tailnet", values.choice("host", "tsnet"), "DRIVER",
+            "How the tailnet is reached. host: through this host's own membership; tsnet: by a node of the proxy's "
+            "own. Default: tsnet once it has been set up, else host.", example="tsnet"),
+    Setting("hostname", values.label, "NAME", "What the proxy's node is called in the tailnet.", default="lopower",
+            reloadable=True),
+    Setting("auth_key_file", values.path, "FILE",
+            "Where an auth key, or an OAuth client's secret, is read from when the node must log in.", kind="path",
+            example="/etc/lopower/auth-key"),
+    Setting("control_url", values.control_url, "URL", "The control server. Default: Tailscale's.",
+            example="https://headscale.example.net"),
+    Setting("advertise_tags", values.tag, "TAG", "Tags that the node asks for.", many=True, reloadable=True,
+            example="tag:iot"),
+    Setting("accept_routes", values.switch, "", "Let devices use the subnet routes of other nodes.", default="false",
+            kind="switch", reloadable=True),
+    Setting("exit_node", values.exit_node, "NAME",
+            "Node by which devices reach the Internet: its name or address.", reloadable=True, example="office"),
+    Setting("ephemeral", values.switch, "", "Have the tailnet forget the node soon after it is gone.",
+            default="false", kind="switch"),
     Setting("allow", values.allow, "RULE",
             "What every device may reach: CIDR[:PORTS], internet, lan or device:NAME.", many=True, reloadable=True,
             example="192.168.1.10/32:1883"),

@@ -41,6 +41,7 @@ class DnsConfig:
         https_ca: certificates in PEM to trust for them; None: the system's.
         search_domains: what bare names are tried under, in turn; empty: resolv.conf's.
         tailnet_suffixes: whose names only the tailnet's resolver is asked for.
+        tailnet_for_all: the tailnet's resolver is asked for all names that no other route is for.
         tailnet_ranges: whose reverse names likewise, as far as they are not in `ranges`.
         ipv4: whether devices have IPv4; without it, tailnet names have no A records.
         timeout: seconds until SERVFAIL.
@@ -59,6 +60,7 @@ class DnsConfig:
     https_ca: Path | None = None
     search_domains: tuple[str, ...] = ()
     tailnet_suffixes: tuple[str, ...] = ("ts.net",)
+    tailnet_for_all: bool = False
     tailnet_ranges: tuple[IPNetwork, ...] = (IPv4Network("100.64.0.0/10"), IPv6Network("fd7a:115c:a1e0::/48"))
     ipv4: bool = True
     timeout: float = 4.5

@@ -35,6 +35,8 @@ class Routing:
         self._tailnet = tuple(names.from_text(suffix) for suffix in config.tailnet_suffixes)
         own = {*config.gateway_addresses, *config.own_addresses}
         self._table: dict[bytes, Route] = dict.fromkeys(self._tailnet, TAILNET)
+        if config.tailnet_for_all:
+            self._table[names.ROOT] = TAILNET
         for suffix, servers in config.routes.items():
             key = names.from_text(suffix) if suffix else names.ROOT
             # A route that names ourselves alone stays in the table, empty: its names are nobody else's business.

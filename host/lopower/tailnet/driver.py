@@ -12,7 +12,10 @@ import errno
 import os
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -69,6 +72,28 @@ def dial_error(code: int) -> DialError:
     return DialUnreachable(text) if code in _UNREACHABLE else DialError(text)
 
 
+class UdpSocket(Protocol):
+    """What the bridge needs of a connected, non-blocking UDP socket. `socket.socket` is one."""
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+
+    def send(self, payload: Buffer, /) -> int:
+        """Send one datagram.
+
+        Raises:
+            BlockingIOError: there is no room; nothing was sent.
+            OSError: what became of an earlier datagram, or of this one.
+            EOFError: the flow is over.
+        """
+
+    def recv_into(self, slot: memoryview[int], /) -> int:
+        """Receive one datagram, whose length it returns; raises as `send`."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
 class TcpDial(Protocol):
     """A connection upstream that is being made.
 
@@ -91,12 +116,20 @@ class Driver(Protocol):
 
     Attributes:
         name: what `--tailnet` calls it.
+        host_network: its flows are flows of the host's network stack, so that the host's ping sockets serve as well.
     """
 
     name: str
+    host_network: bool
 
     def routes(self, address: IPAddress) -> bool:
         """Whether the tailnet has a route to `address` now. Cheap: it is asked for every flow."""
+
+    def accepts(self, address: IPAddress) -> bool:
+        """Whether devices may reach `address`, outside the tailnet's ranges, through the tailnet without a rule.
+
+        The owner has accepted that route for this node. Cheap: it is asked for every flow that no rule is about.
+        """
 
     def dial_tcp(self, destination: IPAddress, port: int) -> TcpDial:
         """Begin to connect.
@@ -105,7 +138,7 @@ class Driver(Protocol):
             DialError: it failed at once.
         """
 
-    def open_udp(self, destination: IPAddress, port: int) -> socket.socket:
+    def open_udp(self, destination: IPAddress, port: int) -> UdpSocket:
         """A connected, non-blocking UDP socket; only what `destination` sends arrives there.
 
         Raises:
@@ -117,6 +150,13 @@ class Driver(Protocol):
 
         Raises:
             DialError: there is no tailnet, or its resolver does not answer.
+        """
+
+    async def ping(self, destination: IPAddress, timeout: float) -> bool:
+        """Whether `destination` answers an echo request within `timeout` seconds. Only without `host_network`.
+
+        Raises:
+            DialError: there is no way to the destination.
         """
 
     def status(self) -> dict[str, Any]:

@@ -139,18 +139,25 @@ class HostDriver:
 
     Args:
         network: the host's addresses and routes; the driver watches neither and closes neither.
+        advise_tsnet: the other driver could be used, and is worth a word.
     """
 
     name = "host"
+    host_network = True
 
-    def __init__(self, network: HostNetwork) -> None:
+    def __init__(self, network: HostNetwork, *, advise_tsnet: bool = False) -> None:
         self._network = network
+        self._advise_tsnet = advise_tsnet
         self._dialer = HostDialer()
 
     def routes(self, address: IPAddress) -> bool:
         """As `Driver.routes`: whether the host's route leaves by a tailnet interface."""
         tailnet = self._network.snapshot.tailnet
         return bool(tailnet) and self._network.source_for(address) in tailnet
+
+    def accepts(self, address: IPAddress) -> bool:
+        """As `Driver.accepts`: what the host has accepted is for the host, and devices need a rule."""
+        return False
 
     def dial_tcp(self, destination: IPAddress, port: int) -> HostTcpDial:
         """As `Driver.dial_tcp`."""
@@ -174,6 +181,10 @@ class HostDriver:
         except OSError as exc:
             raise dial_error(exc.errno or 0) from None
 
+    async def ping(self, destination: IPAddress, timeout: float) -> bool:
+        """As `Driver.ping`: never asked, since the host's ping sockets do it."""
+        raise NotImplementedError
+
     def status(self) -> dict[str, Any]:
         """As `Driver.status`."""
         snapshot = self._network.snapshot
@@ -192,6 +203,8 @@ class HostDriver:
                 "this host is in no tailnet, so tailnet addresses are unreachable and tailnet names are not resolved"
             )
             advice = "install Tailscale on this host and log in (https://tailscale.com/download); no restart is needed"
+        if advice is not None and self._advise_tsnet:
+            advice = f"start with --tailnet tsnet, and lopower joins by itself; or {advice}"
         return {"driver": self.name, "connected": connected, "detail": detail, "advice": advice}
 
     async def close(self) -> None:

@@ -1,0 +1,378 @@
+"""The `tsnet` driver: a node of the proxy's own in the tailnet, in user space, held by the sidecar.
+
+The sidecar is a process (`Supervisor`), its sockets carry the flows (`tsnet_streams`) and questions (`tsnet_dns`), and
+its control socket says what the node is (`tsnet_control`). Everything that was asked for is kept here and told to the
+sidecar again after each of its starts, so that it may end at any time: established flows end with it, new ones are
+refused with the reason, and all goes on when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from lopower.tailnet.driver import DialError, DialUnreachable, IPAddress, in_tailnet_ranges
+from lopower.tailnet.routes import IPNetwork
+from lopower.tailnet.supervisor import SidecarUnusableError, Supervisor, environment, printable
+from lopower.tailnet.tsnet_control import PROTOCOL, NodeConfig, NodeStatus, SidecarControl, SidecarError
+from lopower.tailnet.tsnet_dns import TailnetResolver
+from lopower.tailnet.tsnet_streams import FramedUdp, TsnetTcpDial, open_udp
+
+log = logging.getLogger(__name__)
+
+PROXY_NODE: Final = "proxy"
+# After the stream of events broke although the sidecar lives, seconds.
+_RECONNECT_SECONDS: Final = 0.5
+_PROGRAM: Final = "lopower-sidecar"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TsnetConfig:
+    """What the driver is told.
+
+    Attributes:
+        program: the sidecar.
+        state_dir: where the nodes' keys are kept.
+        node: what the proxy's node is to be, without a key.
+        auth_key_file: where a key to log in with is read from when it is needed.
+        verbose: the Tailscale library's own messages are wanted.
+    """
+
+    program: Path
+    state_dir: Path
+    node: NodeConfig
+    auth_key_file: Path | None = None
+    verbose: bool = False
+
+
+class TsnetDriver:
+    """See the module.
+
+    Args:
+        config: what it is told.
+        changed: called on the loop when a node's state, the sidecar's, or what either says has changed.
+
+    Attributes:
+        sockets: the directory of the sockets that are shared with the sidecar.
+        nodes: what the sidecar says of its nodes, by name.
+    """
+
+    name = "tsnet"
+    host_network = False
+
+    def __init__(self, config: TsnetConfig, *, changed: Callable[[], None]) -> None:
+        self.nodes: dict[str, NodeStatus] = {}
+        self._config = config
+        self._changed = changed
+        # A path of a unix socket has 107 bytes at most, and a state directory may lie deep.
+        self.sockets = Path(tempfile.mkdtemp(prefix="lopower-"))
+        self._wanted: dict[str, NodeConfig] = {PROXY_NODE: config.node}
+        self._logged_out = False
+        self._problem = ""
+        self._hello: dict[str, Any] = {}
+        # What it accepted when it was last in the tailnet: a device is told "unreachable" meanwhile, not "forbidden".
+        self._accepted: tuple[IPNetwork, ...] = ()
+        self._has_exit_node = False
+        self._control: SidecarControl | None = None
+        self._session: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._resolver = TailnetResolver(self.sockets / "dns", PROXY_NODE)
+        arguments = ["--sockets", str(self.sockets), "--state", str(config.state_dir)]
+        self.supervisor = Supervisor(
+            command=[str(config.program), *arguments, *(["--debug"] if config.verbose else [])],
+            environment=environment(),
+            hello=self._take_hello,
+            check=self._check,
+            started=self._started,
+            ended=self._ended,
+        )
+
+    def start(self) -> None:
+        """Start the sidecar, on the running loop."""
+        self._config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.supervisor.start()
+
+    @property
+    def proxy(self) -> NodeStatus | None:
+        """The proxy's node; None while the sidecar says nothing of it."""
+        return self.nodes.get(PROXY_NODE)
+
+    # What the bridge asks.
+
+    def routes(self, address: IPAddress) -> bool:
+        """As `Driver.routes`."""
+        node = self.proxy
+        return node is not None and node.running and in_tailnet_ranges(address)
+
+    def accepts(self, address: IPAddress) -> bool:
+        """As `Driver.accepts`: by a subnet route that the node has accepted, or by its exit node."""
+        if any(address.version == prefix.version and address in prefix for prefix in self._accepted):
+            return True
+        return self._has_exit_node and address.is_global and not address.is_multicast
+
+    def dial_tcp(self, destination: IPAddress, port: int) -> TsnetTcpDial:
+        """As `Driver.dial_tcp`."""
+        self._require_running()
+        return TsnetTcpDial(self.sockets / "socks", PROXY_NODE, destination, port)
+
+    def open_udp(self, destination: IPAddress, port: int) -> FramedUdp:
+        """As `Driver.open_udp`."""
+        self._require_running()
+        return open_udp(self.sockets / "udp", PROXY_NODE, destination, port)
+
+    async def query(self, message: bytes) -> bytes:
+        """As `Driver.query`."""
+        self._require_running()
+        return await self._resolver.query(message)
+
+    async def ping(self, destination: IPAddress, timeout: float) -> bool:
+        """As `Driver.ping`."""
+        self._require_running()
+        control = self._control
+        if control is None:
+            return False
+        try:
+            return await control.ping(PROXY_NODE, destination, timeout) is not None
+        except SidecarError as exc:
+            raise DialError(str(exc)) from None
+
+    def status(self) -> dict[str, Any]:
+        """As `Driver.status`; further `state`, `login_url`, `sidecar` and the node as far as it is known."""
+        node = self.proxy
+        state, detail, advice = self._summary(node)
+        document: dict[str, Any] = {
+            "driver": self.name,
+            "connected": state == "running",
+            "detail": detail,
+            "advice": advice,
+            "state": state,
+            "login_url": (node.login_url or None) if node is not None and state == "needs-login" else None,
+            "sidecar": {
+                "state": self.supervisor.state,
+                "process": self.supervisor.process,
+                "restarts": self.supervisor.restarts,
+                "version": self._hello.get("version"),
+                "tailscale": self._hello.get("tailscale"),
+            },
+        }
+        if node is not None:
+            document["node"] = {
+                "hostname": node.hostname,
+                "dns_name": node.dns_name,
+                "tailnet": node.tailnet,
+                "addresses": [str(address) for address in node.addresses],
+                "tags": list(node.tags),
+                "user": node.user,
+                "key_expiry": node.key_expiry or None,
+                "peers": node.peers,
+                "routes_accepted": [str(prefix) for prefix in node.routes_accepted],
+                "exit_node": node.exit_node or None,
+                "health": [printable(text) for text in node.health],
+            }
+        return document
+
+    async def close(self) -> None:
+        """As `Driver.close`: the node leaves the tailnet, and keeps its identity."""
+        await self.supervisor.stop()
+        if self._closing is not None:
+            await self._closing
+        await self._resolver.close()
+        await asyncio.to_thread(shutil.rmtree, self.sockets, ignore_errors=True)
+
+    # What the control plane asks.
+
+    async def login(self, auth_key: str = "") -> None:
+        """Log the proxy's node in, with a key or by a URL, which `status` shows when it is there.
+
+        Raises:
+            SidecarError: it cannot be asked.
+        """
+        self._logged_out = False
+        await self._require_control().login(PROXY_NODE, auth_key)
+
+    async def logout(self) -> None:
+        """Give the identity up of the proxy's node. Nothing logs it in again but `login`, and a restart of the daemon.
+
+        Raises:
+            SidecarError: it cannot be asked.
+        """
+        self._logged_out = True
+        await self._require_control().logout(PROXY_NODE)
+
+    async def set_node(self, name: str, config: NodeConfig) -> None:
+        """Have a node be there, and be this. What cannot be told to the sidecar now is told when it is back."""
+        self._wanted[name] = config
+        if self._control is not None:
+            await self._put(self._control, name)
+
+    async def configure(self, **changes: Any) -> None:
+        """Change what the proxy's node is to be, such as its `inbound_destinations`."""
+        await self.set_node(PROXY_NODE, replace(self._wanted[PROXY_NODE], **changes))
+
+    async def drop_node(self, name: str, *, forget: bool) -> None:
+        """Have a node be there no longer; with `forget` it is logged out.
+
+        Raises:
+            SidecarError: the sidecar cannot be asked, so its identity was not given up.
+        """
+        self._wanted.pop(name, None)
+        await self._require_control().remove_node(name, forget)
+
+    # The sidecar.
+
+    def _take_hello(self, said: Any) -> None:
+        number = said.get("protocol") if isinstance(said, dict) else None
+        if not isinstance(number, int):
+            raise SidecarUnusableError(f"{self._config.program} is no sidecar of lopower")
+        if number != PROTOCOL:
+            older = "the sidecar" if number < PROTOCOL else "this daemon"
+            raise SidecarUnusableError(
+                f"{self._config.program} speaks protocol {number} and this daemon {PROTOCOL}: {older} is the older "
+                "one; install both from one version of lopower"
+            )
+        self._hello = said
+
+    async def _check(self) -> None:
+        control = self._control
+        if control is not None:
+            try:
+                await control.hello()
+            except SidecarError as exc:
+                raise OSError(str(exc)) from None
+
+    def _started(self) -> None:
+        log.info("the tailnet's sidecar runs (Tailscale %s)", printable(str(self._hello.get("tailscale"))))
+        self._control = SidecarControl(self.sockets / "control")
+        self._session = asyncio.get_running_loop().create_task(self._follow(self._control))
+        self._changed()
+
+    def _ended(self, reason: str) -> None:
+        session, control = self._session, self._control
+        self._session = self._control = None
+        self.nodes.clear()
+        self._problem = ""
+        if session is not None:
+            session.cancel()
+        if control is not None:
+            self._closing = asyncio.get_running_loop().create_task(control.close())
+        self._changed()
+
+    async def _follow(self, control: SidecarControl) -> None:
+        """Tell the sidecar what is wanted, and hear what becomes of it."""
+        while True:
+            try:
+                for name in tuple(self._wanted):
+                    await self._put(control, name)
+                async for event in control.events():
+                    self._heard(event)
+            except SidecarError as exc:
+                log.warning("%s", exc)
+                self._problem = str(exc)
+                self._changed()
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _put(self, control: SidecarControl, name: str) -> None:
+        config = self._wanted[name]
+        if name == PROXY_NODE and not self._logged_out:
+            config = replace(config, auth_key=await asyncio.to_thread(self._auth_key))
+        try:
+            self._know(await control.put_node(name, config))
+        except SidecarError as exc:
+            log.error("node %s: %s", name, exc)
+            self._problem = str(exc)
+            self._changed()
+
+    def _auth_key(self) -> str:
+        file = self._config.auth_key_file
+        if file is None:
+            return ""
+        try:
+            return file.read_text().strip()
+        except (OSError, ValueError) as exc:
+            log.error("the auth key file %s cannot be read: %s", file, exc)
+            return ""
+
+    def _heard(self, event: dict[str, Any]) -> None:
+        kind = event.get("event")
+        if kind == "node":
+            self._know(NodeStatus.parse(event.get("node")))
+        elif kind == "removed" and self.nodes.pop(str(event.get("name")), None) is not None:
+            self._changed()
+
+    def _know(self, status: NodeStatus) -> None:
+        before = self.nodes.get(status.name)
+        if status == before:
+            return
+        self.nodes[status.name] = status
+        if status.name == PROXY_NODE and status.running:
+            self._accepted = tuple(prefix for prefix in status.routes_accepted if prefix.prefixlen)
+            self._has_exit_node = bool(status.exit_node)
+        self._problem = ""
+        if before is None or before.state != status.state:
+            detail = f": {printable(status.error)}" if status.error else ""
+            log.info("node %s in the tailnet: %s%s", status.name, status.state, detail)
+        if status.login_url and (before is None or before.login_url != status.login_url):
+            log.warning("node %s waits to be logged in: %s", status.name, printable(status.login_url))
+        self._changed()
+
+    def _require_running(self) -> None:
+        node = self.proxy
+        if node is None or not node.running:
+            raise DialUnreachable(self._summary(node)[1])
+
+    def _require_control(self) -> SidecarControl:
+        if self._control is None:
+            raise SidecarError(self.supervisor.detail or "the tailnet's sidecar does not run")
+        return self._control
+
+    def _summary(self, node: NodeStatus | None) -> tuple[str, str, str | None]:
+        """State, what it means, and what to do."""
+        supervisor = self.supervisor
+        if supervisor.state != "running":
+            return "no-sidecar", supervisor.detail or "the tailnet's sidecar does not run", None
+        if node is None:
+            return "starting", self._problem or "the node is being started", None
+        error = printable(node.error)
+        because = f" ({error})" if error else ""
+        if node.state == "running":
+            addresses = ", ".join(str(address) for address in node.addresses)
+            detail = f"in the tailnet {node.tailnet or node.magic_dns_suffix} as {node.dns_name}, {addresses}"
+            return node.state, printable(detail), "; ".join(printable(text) for text in node.health) or None
+        texts: dict[str, tuple[str, str | None]] = {
+            "needs-login": (
+                f"not logged in to the tailnet{because}",
+                f"open {printable(node.login_url)}" if node.login_url else "lopower login",
+            ),
+            "needs-approval": (
+                "waits for an admin of the tailnet to approve this node",
+                "https://login.tailscale.com/admin/machines, or your control server's list of nodes",
+            ),
+            "expired": ("the node's key has expired", "lopower login"),
+            "stopped": (f"the node is not in the tailnet{because}", "lopower login"),
+            "failed": (f"the node could not be started{because}", "lopower login, after the reason is gone"),
+        }
+        detail, advice = texts.get(node.state, (f"joining the tailnet{because}", None))
+        return node.state, detail, advice
+
+
+def find_program(places: Sequence[Path]) -> Path | None:
+    """The sidecar: in one of these directories, or where the system looks for programs."""
+    for place in places:
+        if (place / _PROGRAM).is_file():
+            return place / _PROGRAM
+    found = shutil.which(_PROGRAM)
+    return None if found is None else Path(found)
+
+
+def has_identity(state_dir: Path) -> bool:
+    """Whether the proxy's node has been set up there once."""
+    with contextlib.suppress(OSError):
+        return any((state_dir / PROXY_NODE).iterdir())
+    return False
