@@ -1,0 +1,128 @@
+"""lopower on a device: a WireGuard tunnel to the proxy, and sockets that use it.
+
+import lopower
+lopower.start()        # reads /lopower.json, returns at once
+lopower.wait(30)       # until the tunnel is up
+lopower.status()
+"""
+
+SETTINGS = "/lopower.json"
+COUNTER = "/lopower.count"
+PUMP_PERIOD = 20
+"""Milliseconds between two turns of the timer, for programs that do not touch a socket for long."""
+
+tunnel = None
+problem = None
+_timer = None
+
+
+def start(path=SETTINGS, network=None, counter=COUNTER):
+    """Start the tunnel and take the place of the module `socket`.
+
+    network: what brings up the network instead of Wi-Fi, called once without arguments. What is wrong with the settings
+    is printed and told by `status`, and nothing is started; returns whether it was.
+    """
+    global tunnel, problem
+    if tunnel is not None:
+        return True
+    from . import settings, sockets
+    from .tunnel import Tunnel
+
+    try:
+        wanted = settings.load(path)
+    except settings.SettingsError as error:
+        problem = str(error)
+        print("lopower:", problem)
+        return False
+    problem = None
+    link = None
+    if network is not None:
+        network()
+    else:
+        from .wifi import station
+
+        link = station(wanted)
+    tunnel = Tunnel(wanted, sockets.original, counter, link)
+    sockets.install(tunnel)
+    _start_timer(wanted.timer)
+    return True
+
+
+def stop():
+    """End the tunnel; `socket` is the original again."""
+    global tunnel, _timer
+    if tunnel is None:
+        return
+    from . import sockets
+
+    if _timer is not None:
+        _timer.deinit()
+        _timer = None
+    sockets.uninstall()
+    ended, tunnel = tunnel, None
+    ended.close()
+
+
+def wait(seconds=30):
+    """Pump until the tunnel is up; whether it is."""
+    from . import ticks
+    from .tunnel import clock
+
+    if tunnel is None:
+        return False
+    end = ticks.add(clock(), int(seconds * 1000))
+    poller, generation = None, -1
+    while True:
+        tunnel.pump()
+        if tunnel.is_up():
+            return True
+        left = ticks.diff(end, clock())
+        if left <= 0:
+            return False
+        if generation != tunnel.generation:
+            poller, generation = tunnel.poller(), tunnel.generation
+        tunnel.wait(poller, left)
+
+
+def pump(_=None):
+    """One turn, for programs that neither use sockets often nor have a timer to spare."""
+    if tunnel is not None:
+        tunnel.pump()
+
+
+async def run():
+    """A task for asyncio programs: pumps as long as the tunnel is there."""
+    import asyncio
+
+    while tunnel is not None:
+        tunnel.pump()
+        await asyncio.sleep_ms(PUMP_PERIOD)
+
+
+def status():
+    """What is up, what is not and why, as a dictionary."""
+    from .report import report
+
+    return report(tunnel, problem)
+
+
+def _start_timer(number):
+    global _timer
+    if number is None or number is False:
+        return
+    try:
+        import machine
+        import micropython
+
+        schedule = micropython.schedule
+
+        def tick(_):
+            try:
+                schedule(pump, 0)
+            except RuntimeError:  # the queue is full: the next tick does it
+                pass
+
+        _timer = machine.Timer(number)
+        _timer.init(period=PUMP_PERIOD, callback=tick)
+    except (ImportError, AttributeError, ValueError, OSError):
+        _timer = None  # no timer on this port, or not to spare

@@ -1,0 +1,124 @@
+"""lopower.json: what it may hold, and in words what is wrong with it."""
+
+import json
+from binascii import a2b_base64
+
+from . import addresses
+
+DEFAULT_PORT = 51820
+MAX_ENDPOINTS = 8
+
+
+class SettingsError(Exception):
+    """A text for the user."""
+
+
+class Proxy:
+    """One proxy: keys, our addresses there, its endpoints as (name or address, port)."""
+
+    def __init__(self, entry, private_key):
+        self.private_key = _key(entry, "private_key", private_key)
+        self.public_key = _key(entry, "public_key")
+        if self.private_key is None:
+            raise SettingsError("private_key is missing")
+        if self.public_key is None:
+            raise SettingsError("public_key of a proxy is missing")
+        self.preshared_key = _key(entry, "preshared_key")
+        self.addresses = [_packed(text.partition("/")[0]) for text in _texts(entry, "addresses")]
+        if not self.addresses:
+            raise SettingsError("addresses of a proxy are missing")
+        self.dns = [_packed(text) for text in _texts(entry, "dns")]
+        self.search_domain = entry.get("search_domain") or ""
+        self.endpoints = [_endpoint(text) for text in _texts(entry, "endpoints")][:MAX_ENDPOINTS]
+        if not self.endpoints:
+            raise SettingsError("endpoints of a proxy are missing")
+        try:
+            self.allowed = addresses.Networks(_texts(entry, "allowed_ips"))
+        except ValueError as error:
+            raise SettingsError("allowed_ips: " + str(error)) from None
+        self.mtu = _number(entry, "mtu", 1420, 576, 1420)
+        self.persistent_keepalive = 1000 * _number(entry, "persistent_keepalive", 25, 0, 65535)
+
+
+class Settings:
+    """All of the file. Raises SettingsError."""
+
+    def __init__(self, content):
+        if not isinstance(content, dict):
+            raise SettingsError("the file is not a JSON object")
+        proxies = content.get("proxies")
+        if not isinstance(proxies, list) or not proxies or not all(isinstance(entry, dict) for entry in proxies):
+            raise SettingsError("proxies must be a list of at least one")
+        private_key = _key(content, "private_key")
+        self.proxies = [Proxy(entry, private_key) for entry in proxies]
+        self.wifi = content.get("wifi") or []
+        if not isinstance(self.wifi, list) or not all(isinstance(n, dict) and "ssid" in n for n in self.wifi):
+            raise SettingsError("wifi must be a list of networks, each with an ssid")
+        self.country = content.get("country")
+        self.hostname = content.get("hostname")
+        self.everything = content.get("tunnel") == "all"
+        if content.get("tunnel", "allowed") not in ("allowed", "all"):
+            raise SettingsError('tunnel must be "allowed" or "all"')
+        self.timer = content.get("timer", -1)
+        self.written = _number(content, "written", 0, 0, 1 << 40)
+
+
+def load(path):
+    """The settings in a file. Raises SettingsError, whose text names the file and the fault."""
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except OSError:
+        raise SettingsError(path + " is missing") from None
+    except ValueError:
+        raise SettingsError(path + " is not whole, or no JSON") from None
+    try:
+        return Settings(content)
+    except SettingsError as error:
+        raise SettingsError(path + ": " + str(error)) from None
+
+
+def _key(entry, name, default=None):
+    value = entry.get(name)
+    if value is None:
+        return default
+    try:
+        key = a2b_base64(value)
+    except (ValueError, TypeError):
+        key = b""
+    if len(key) != 32:
+        raise SettingsError(name + " must be 32 bytes in base64")
+    return key
+
+
+def _texts(entry, name):
+    value = entry.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise SettingsError(name + " must be a list of texts")
+    return value
+
+
+def _packed(text):
+    try:
+        return addresses.parse(text)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _number(entry, name, default, least, greatest):
+    value = entry.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= greatest:
+        raise SettingsError("%s must be a number from %d to %d" % (name, least, greatest))
+    return value
+
+
+def _endpoint(text):
+    host, separator, port = text.rpartition(":")
+    if not separator or "]" in port or (":" in host and not host.startswith("[")):
+        host, port = text, str(DEFAULT_PORT)
+    host = host.strip("[]")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise SettingsError("not an endpoint: " + text)
+    return host, int(port)

@@ -1,0 +1,271 @@
+"""The tunnel's shell: the outer UDP socket, time, randomness, and who pumps.
+
+Whoever calls `pump` moves packets: every socket call does, and a timer or a task between. One lock makes that safe with
+threads; a timer that finds it taken lets it be.
+"""
+
+import errno
+import os
+import select
+import time
+
+from . import kernels as k
+from . import ticks
+from .noise import Static
+from .peer import Peer
+from .stack import Stack
+from .stamps import FileStore, Stamps
+
+try:
+    import _thread
+
+    _allocate_lock = _thread.allocate_lock
+except ImportError:
+
+    class _allocate_lock:  # noqa: N801 - stands for a function
+        """Without threads nothing but a timer can come between."""
+
+        def __init__(self):
+            self._taken = False
+
+        def acquire(self, wait=1):
+            if self._taken:
+                return False
+            self._taken = True
+            return True
+
+        def release(self):
+            self._taken = False
+
+
+MAX_DATAGRAM = 1536
+BATCH = 24
+"""Datagrams per turn: a flood must not keep the program from running."""
+ATTEMPTS = 3
+"""Initiations that may go unanswered before the next endpoint is tried."""
+RESOLVE_AGAIN = 30_000
+
+if hasattr(time, "ticks_ms"):
+
+    def clock():
+        """Now, as `ticks`."""
+        return time.ticks_ms() & ticks.MASK
+
+    _UNIX = 0 if time.gmtime(0)[0] == 1970 else 946_684_800
+
+    def wall_clock():
+        """Seconds since 1970, or None while the clock is not set."""
+        seconds = int(time.time()) + _UNIX
+        return seconds if seconds > 1_700_000_000 else None
+
+else:
+
+    def clock():
+        """Now, as `ticks`."""
+        return int(time.monotonic() * 1000) & ticks.MASK
+
+    def wall_clock():
+        """Seconds since 1970."""
+        return int(time.time())
+
+
+def _jitter(limit):
+    random = os.urandom(2)
+    return (random[0] << 8 | random[1]) % limit
+
+
+class Tunnel:
+    """One proxy at a time, out of the settings' list; `sockets` is the original socket module."""
+
+    def __init__(self, settings, sockets, counter_path="/lopower.count", network=None):
+        self.settings = settings
+        self.network = network
+        self._sockets = sockets
+        self.stamps = Stamps(FileStore(counter_path), settings.written, wall_clock)
+        self.lock = _allocate_lock()
+        self.generation = 0
+        self.peer = self.stack = self.outer = self.proxy = None
+        self.endpoint = None
+        self.outer_error = None
+        self.counters = {"outer_errors": 0, "outer_oversized": 0, "endpoint_changes": 0, "longest_turn": 0}
+        self._poller = None
+        self._proxy_number = -1
+        self._endpoint_number = 0
+        self._retry_at = None
+        self._use_proxy(0)
+
+    # --- who pumps
+
+    def pump(self):
+        """One turn, unless another thread, or the program under this timer, is in one."""
+        if not self.lock.acquire(0):
+            return
+        try:
+            self.turn()
+        finally:
+            self.lock.release()
+
+    def turn(self):
+        """Move what waits, do what is due; the caller holds the lock."""
+        now = began = clock()
+        if self.network is not None:
+            self.network.watch(now)
+            if not self.network.is_connected():
+                return
+        if self.outer is None:
+            self._open(now)
+            if self.outer is None:
+                return
+        peer, stack, poller = self.peer, self.stack, self._poller
+        left = BATCH
+        while left:
+            ready = False
+            for _ in poller.ipoll(0):
+                ready = True
+            if not ready:
+                break
+            try:
+                datagram = self.outer.recv(MAX_DATAGRAM + 1)
+            except OSError as error:
+                self._outer_failed(error)
+                break
+            left -= 1
+            length = len(datagram)
+            if length > MAX_DATAGRAM:
+                self.counters["outer_oversized"] += 1
+                continue
+            k.copy(peer.rx, 0, datagram, 0, length)
+            length = peer.receive(length, now)
+            if length:
+                stack.receive(length, now)
+        peer.step(now)
+        now = clock()
+        peer.handle_timers(now)
+        stack.handle_timers(now)
+        if peer.attempts >= ATTEMPTS:
+            self._next_endpoint(now)
+        took = ticks.diff(now, began)
+        if took > self.counters["longest_turn"]:
+            self.counters["longest_turn"] = took
+
+    def poller(self):
+        """A poll object for the outer socket: each waiting thread has one of its own."""
+        made = select.poll()
+        if self.outer is not None:
+            made.register(self.outer, select.POLLIN)
+        return made
+
+    def wait(self, poller, milliseconds):
+        """Sleep until a datagram comes, a timer is due or the time is over; without the lock."""
+        if self.peer is None:
+            time.sleep_ms(min(milliseconds, 50))
+            return
+        now = clock()
+        left = min(milliseconds, self.peer.next_timer(now), self.stack.next_timer(now))
+        if self.outer is None:
+            time.sleep_ms(min(left + 1, 50))
+        elif left > 0:
+            poller.poll(min(left, 1000))
+
+    def is_up(self):
+        """Whether data can leave."""
+        return self.peer.has_session(clock())
+
+    def close(self):
+        """Everything that was open ends."""
+        self.lock.acquire()
+        try:
+            self.stack.fail_all(errno.ECONNABORTED)
+            self._close_outer()
+        finally:
+            self.lock.release()
+
+    # --- the outer side
+
+    def _use_proxy(self, number):
+        """Another proxy: what was open at the old one fails."""
+        if number == self._proxy_number:
+            return
+        if self.stack is not None:
+            self.stack.fail_all(errno.ECONNRESET)
+        self._proxy_number = number
+        self.proxy = proxy = self.settings.proxies[number]
+        self.peer = Peer(
+            static=Static(proxy.private_key, proxy.public_key, proxy.preshared_key),
+            mtu=proxy.mtu,
+            allowed=proxy.allowed,
+            persistent_keepalive=proxy.persistent_keepalive,
+            transmit=self._transmit,
+            entropy=os.urandom,
+            jitter=_jitter,
+            timestamp=self.stamps,
+        )
+        self.stack = Stack(peer=self.peer, addresses=proxy.addresses, mtu=proxy.mtu, entropy=os.urandom)
+
+    def _open(self, now):
+        """A socket to the current endpoint; its name is resolved anew each time."""
+        if self._retry_at is not None and ticks.diff(now, self._retry_at) < 0:
+            return
+        host, port = self.proxy.endpoints[self._endpoint_number]
+        try:
+            found = self._sockets.getaddrinfo(host, port, 0, self._sockets.SOCK_DGRAM)[0]
+            outer = self._sockets.socket(found[0], self._sockets.SOCK_DGRAM)
+            outer.setblocking(False)
+            outer.connect(found[-1])
+        except OSError as error:
+            self.outer_error = error
+            self.counters["outer_errors"] += 1
+            self._retry_at = ticks.add(now, 1000)
+            self._advance()
+            return
+        self._retry_at = self.outer_error = None
+        self.outer = outer
+        self.endpoint = (host, port)
+        self.generation += 1
+        self._poller = self.poller()
+        self.peer.restart(now)
+
+    def _next_endpoint(self, now):
+        """Nobody answers: the next endpoint, or the next proxy; names are resolved again on the way."""
+        self.peer.attempts = 0
+        self.counters["endpoint_changes"] += 1
+        self._close_outer()
+        self._advance()
+        self._open(now)
+
+    def _advance(self):
+        self._endpoint_number += 1
+        if self._endpoint_number >= len(self.proxy.endpoints):
+            self._endpoint_number = 0
+            self._use_proxy((self._proxy_number + 1) % len(self.settings.proxies))
+
+    def _close_outer(self):
+        if self.outer is not None:
+            self.outer.close()
+            self.outer = self._poller = None
+            self.generation += 1
+
+    def _transmit(self, buffer, length):
+        if self.outer is None:
+            return
+        try:
+            _send(self.outer, buffer, length)
+        except OSError as error:
+            self._outer_failed(error)
+
+    def _outer_failed(self, error):
+        """Nothing of this is lasting: a full queue, an ICMP error, a network that has gone."""
+        if error.errno != errno.EAGAIN:
+            self.outer_error = error
+            self.counters["outer_errors"] += 1
+
+
+if hasattr(time, "ticks_ms"):
+
+    def _send(outer, buffer, length):
+        outer.write(buffer, length)  # makes no object, as a slice would
+
+else:
+
+    def _send(outer, buffer, length):
+        outer.send(memoryview(buffer)[:length])

