@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+)
+
+const (
+	// An idle flow holds a small buffer for each direction; a busy one borrows a large one.
+	idleBuffer = 2 << 10
+	busyBuffer = 64 << 10
+
+	keepaliveIdle     = 10 * time.Minute
+	keepaliveInterval = 75 * time.Second
+	keepaliveCount    = 9
+)
+
+var busyBuffers = sync.Pool{New: func() any { b := make([]byte, busyBuffer); return &b }}
+
+// remoteStream is the tailnet's side of a flow: a TCP connection of the node's stack, or TLS over one.
+type remoteStream interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// relay moves bytes between the daemon and the tailnet until both directions have ended or one side reset, as the
+// protocol's "The stream" has it. tcp is the connection itself, beneath TLS if there is any; first is what the daemon
+// sent already. It returns when the flow is over, both sides closed.
+func relay(ctx context.Context, daemon *net.UnixConn, remote remoteStream, tcp net.Conn, first []byte, relayed *atomic.Int64) {
+	var reset sync.Once
+	resetBoth := func() {
+		reset.Do(func() {
+			abort(tcp)
+			daemon.Close()
+		})
+	}
+	defer context.AfterFunc(ctx, resetBoth)()
+
+	var ourEnd atomic.Bool // we have shut our writing side towards the daemon
+	var up sync.WaitGroup
+	up.Go(func() {
+		if len(first) > 0 {
+			if _, err := remote.Write(first); err != nil {
+				resetBoth()
+				return
+			}
+			relayed.Add(int64(len(first)))
+		}
+		err := copyStream(remote, daemon, relayed)
+		if err == nil && (ourEnd.Load() || !hungUp(daemon)) {
+			err = remote.CloseWrite()
+		} else if err == nil {
+			err = net.ErrClosed
+		}
+		if err != nil {
+			resetBoth()
+		}
+	})
+	if err := copyStream(daemon, remote, relayed); err != nil {
+		resetBoth()
+	} else {
+		ourEnd.Store(true)
+		_ = daemon.CloseWrite() // fails if the daemon closed: then the other direction says so
+	}
+	up.Wait()
+	remote.Close()
+	daemon.Close()
+}
+
+// copyStream copies until end of file (nil) or an error.
+func copyStream(to io.Writer, from io.Reader, relayed *atomic.Int64) error {
+	idle := make([]byte, idleBuffer)
+	var busy *[]byte
+	defer func() {
+		if busy != nil {
+			busyBuffers.Put(busy)
+		}
+	}()
+	for {
+		buffer := idle
+		if busy != nil {
+			buffer = *busy
+		}
+		n, err := from.Read(buffer)
+		if n > 0 {
+			if _, err := to.Write(buffer[:n]); err != nil {
+				return err
+			}
+			relayed.Add(int64(n))
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		case busy == nil && n == len(idle):
+			busy = busyBuffers.Get().(*[]byte)
+		case busy != nil && n < len(idle):
+			busyBuffers.Put(busy)
+			busy = nil
+		}
+	}
+}
+
+// hungUp tells whether the other side closed a socket of whose data we have seen the end, or only shut it down.
+func hungUp(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	closed := true
+	return raw.Control(func(fd uintptr) { closed = descriptorHungUp(fd) }) != nil || closed
+}
+
+func descriptorHungUp(fd uintptr) bool {
+	poll := []unix.PollFd{{Fd: int32(fd)}}
+	for {
+		_, err := unix.Poll(poll, 0)
+		if err != unix.EINTR {
+			return err != nil || poll[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+		}
+	}
+}
+
+// watchHangup calls closed if the daemon closes the socket before stop is called. It takes no data from it.
+func watchHangup(daemon *net.UnixConn, closed func()) (stop func()) {
+	raw, err := daemon.SyscallConn()
+	if err != nil {
+		closed()
+		return func() {}
+	}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		if raw.Read(descriptorHungUp) == nil {
+			closed()
+		}
+	}()
+	return func() {
+		_ = daemon.SetReadDeadline(time.Unix(1, 0))
+		<-over
+		_ = daemon.SetReadDeadline(time.Time{})
+	}
+}
+
+// endpointOf is gVisor's endpoint beneath a connection, nil if there is none. gonet offers neither RST nor keepalive and
+// keeps the endpoint to itself; TestReset fails if its field ever changes.
+func endpointOf(conn net.Conn) tcpip.Endpoint {
+	tcp, ok := conn.(*gonet.TCPConn)
+	if !ok {
+		return nil
+	}
+	field := reflect.ValueOf(tcp).Elem().FieldByName("ep")
+	if !field.IsValid() || field.Type() != reflect.TypeFor[tcpip.Endpoint]() {
+		return nil
+	}
+	return *(*tcpip.Endpoint)(unsafe.Pointer(field.UnsafeAddr()))
+}
+
+// abort ends a connection with a RST.
+func abort(conn net.Conn) {
+	if endpoint := endpointOf(conn); endpoint != nil {
+		endpoint.Abort()
+	}
+	_ = conn.SetDeadline(time.Unix(1, 0)) // wakes who reads or writes
+	conn.Close()
+}
+
+// keepAlive finds out about peers that vanished.
+func keepAlive(conn net.Conn) {
+	endpoint := endpointOf(conn)
+	if endpoint == nil {
+		return
+	}
+	idle, interval := tcpip.KeepaliveIdleOption(keepaliveIdle), tcpip.KeepaliveIntervalOption(keepaliveInterval)
+	_ = endpoint.SetSockOpt(&idle)
+	_ = endpoint.SetSockOpt(&interval)
+	_ = endpoint.SetSockOptInt(tcpip.KeepaliveCountOption, keepaliveCount)
+	endpoint.SocketOptions().SetKeepAlive(true)
+}
