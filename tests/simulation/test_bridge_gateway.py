@@ -291,9 +291,13 @@ async def test_a_silent_browser_is_hung_up_on(world: World) -> None:
 async def test_endless_headers_are_refused(world: World) -> None:
     stream = await device_of(world).connect(GATEWAYS[0], 80)
     await stream.write(b"GET / HTTP/1.1\r\nHost: gateway\r\nX: " + b"x" * 20_000 + b"\r\n\r\n")
-    data = await stream.read_all()
-    assert data.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
-    stream.finish()
+    try:
+        data = await stream.read_all()
+    except FlowReset:
+        pass  # the page closed with our data unread
+    else:
+        assert data.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
+        stream.finish()
     await nothing_left(world)
 
 

@@ -41,6 +41,7 @@ class Listener:
     def __init__(self) -> None:
         self.port = 0
         self._servers: list[asyncio.Server] = []
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def start(self, handler: Handler) -> int:
         """Serve with `handler` on a free port of 127.0.0.1 and ::1."""
@@ -53,15 +54,25 @@ class Listener:
             finally:
                 writer.close()
 
-        first = await asyncio.start_server(handle, "127.0.0.1", 0, limit=4 * MEGABYTE)
+        async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._writers.add(writer)
+            try:
+                await handle(reader, writer)
+            finally:
+                self._writers.discard(writer)
+
+        first = await asyncio.start_server(tracked, "127.0.0.1", 0, limit=4 * MEGABYTE)
         self.port = first.sockets[0].getsockname()[1]
-        self._servers = [first, await asyncio.start_server(handle, "::1", self.port, limit=4 * MEGABYTE)]
+        self._servers = [first, await asyncio.start_server(tracked, "::1", self.port, limit=4 * MEGABYTE)]
         return self.port
 
     async def close(self) -> None:
         """End."""
         for server in self._servers:
             server.close()
+        for writer in self._writers:  # since Python 3.12 a server waits for its connections
+            writer.transport.abort()
+        for server in self._servers:
             await server.wait_closed()
 
 
