@@ -40,6 +40,7 @@ class LoopbackDriver:
     """
 
     name = "loopback"
+    has_exit_node = False
     host_network = True
 
     def __init__(self) -> None:
@@ -61,7 +62,7 @@ class LoopbackDriver:
         """As `Driver.ping`."""
         raise NotImplementedError
 
-    def dial_tcp(self, destination: IPAddress, port: int) -> TcpDial:
+    def dial_tcp(self, destination: IPAddress, port: int, node: str | None = None) -> TcpDial:
         """As `Driver.dial_tcp`."""
         self.dials.append((str(destination), port))
         self._check(destination)
@@ -71,7 +72,7 @@ class LoopbackDriver:
             return dial
         return self._dialer.dial_tcp(LOOPBACK[destination.version], port)
 
-    def open_udp(self, destination: IPAddress, port: int) -> socket.socket:
+    def open_udp(self, destination: IPAddress, port: int, node: str | None = None) -> socket.socket:
         """As `Driver.open_udp`."""
         self._check(destination)
         return self._dialer.open_udp(LOOPBACK[destination.version], port)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lopower.bridge.bridge import Bridge
 from lopower.bridge.config import BridgeConfig
 from lopower.bridge.device_state import DeviceState
+from lopower.bridge.inbound import Contact
 from lopower.bridge.poller import Poller
 from lopower.bridge.sntp import ClockState
 from lopower.devices.device import Device
@@ -324,6 +325,7 @@ class World:
         sources: Sequence[IPAddress] = (),
         clock_state: ClockState | None = None,
         driver: Driver | None = None,
+        contact: Contact = lambda _peer, _now: True,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.driver = LoopbackDriver()
@@ -341,6 +343,7 @@ class World:
         self.bridge = Bridge(
             stack=self.stack,
             driver=driver or self.driver,
+            contact=contact,
             dialer=HostDialer(sources=sources, never_self=False),
             poller=self.poller,
             loop=self.loop,

@@ -18,6 +18,7 @@ from lopower.daemon.setting_values import HostPort
 from lopower.daemon.settings import Settings, resolve
 from lopower.daemon.statistics import DeviceStatistics, EchoResult, InterfaceStatistics
 from lopower.devices.device import Device, ServedPort
+from lopower.devices.exposures import Exposure
 from lopower.devices.keys import generate_private_key, public_key_of
 from lopower.devices.registry import Registry
 from lopower.tailnet.routes import HostSnapshot, IPNetwork
@@ -39,6 +40,8 @@ class RecordingRuntime:
     statistics: dict[str, DeviceStatistics] = field(default_factory=dict)
     interface: InterfaceStatistics = field(default_factory=lambda: InterfaceStatistics(uptime=60.0, port=PORT))
     served: tuple[ServedPort, ...] = ()
+    exposed: tuple[Exposure, ...] = ()
+    driver: TsnetDriver | None = None
     previous: Device | None = None
     settings: Settings | None = None
     echo_seconds: list[float | None] = field(default_factory=lambda: [0.0125])
@@ -68,11 +71,14 @@ class RecordingRuntime:
     async def ping(self, device: Device, count: int, interval: float, timeout: float) -> list[EchoResult]:
         return [EchoResult(sequence=n + 1, seconds=s, address="10.90.0.2") for n, s in enumerate(self.echo_seconds)]
 
+    def exposures_changed(self, exposures: Sequence[Exposure]) -> None:
+        self.exposed = tuple(exposures)
+
     def tailnet_networks(self) -> tuple[IPNetwork, ...] | None:
         return None
 
     def tailnet_node(self) -> TsnetDriver | None:
-        return None
+        return self.driver
 
     def reload(self, settings: Settings) -> None:
         self.settings = settings

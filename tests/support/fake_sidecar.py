@@ -1,8 +1,8 @@
 """A sidecar without a tailnet, as a process: speaks docs/sidecar-protocol.md, and fails the way a test asks for.
 
 What a flow meets is in its port: TCP to 1000 + code is answered with that reply code, to 2000 it gets no reply, to 3000
-the flow is reset after its first bytes, to any other it is echoed. UDP to 1000 + code is refused with it, to 2000 + code
-every datagram is answered by a notice with that code, to 3000 the flow ends, to any other it is echoed.
+the flow is reset after its first bytes, to any other it is echoed. UDP to 1000 + code is refused with it, to 2000 +
+code every datagram is answered by a notice with that code, to 3000 the flow ends, to any other it is echoed.
 
 `faults` is a word: `protocol` (another number), `no-hello`, `garbage`, `arguments` (exit code 2), `directory` (3).
 """

@@ -12,6 +12,7 @@ import aiohttp
 
 from lopower.tailnet.tsnet import PROXY_NODE, TsnetConfig, TsnetDriver
 from lopower.tailnet.tsnet_control import NodeConfig
+from lopower.tailnet.tsnet_inbound import InboundRequest
 from tests.support.fake_sidecar import write_program
 
 
@@ -20,10 +21,12 @@ class TsnetWorld:
 
     Attributes:
         changes: how often it said that something changed.
+        requests: flows from the tailnet.
     """
 
     def __init__(self, directory: Path, faults: str = "", **node: Any) -> None:
         self.changes = 0
+        self.requests: list[InboundRequest] = []
         self.key_file = directory / "auth-key"
         self.driver = TsnetDriver(
             TsnetConfig(
@@ -33,6 +36,7 @@ class TsnetWorld:
                 auth_key_file=self.key_file,
             ),
             changed=self._changed,
+            inbound=self.requests.append,
         )
 
     async def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lopower.netstack.udp import UdpFlow
 
 _DNS_PORT: Final = 53
-_CONNECTING: Final = (TcpState.SYN_SENT, TcpState.SYN_RECEIVED)
+CONNECTING: Final = (TcpState.SYN_SENT, TcpState.SYN_RECEIVED)
 _UNREACHABLE_KINDS: Final[dict[type[FlowError], UnreachableKind]] = {
     FlowRefused: "port",
     FlowProhibited: "prohibited",
@@ -88,10 +88,10 @@ class DeviceTcp(Flow):
                 self._finish(now)
                 return False
             if far.is_closed:
-                reject_dial(self.table, self.state, near, _dial_error(far.error), now)
+                reject_dial(self.table, self.state, near, dial_error_of(far.error), now)
                 self._finish(now)
                 return False
-            if far.state in _CONNECTING:
+            if far.state in CONNECTING:
                 return False
             self._accepted = True
             self.state.dials -= 1
@@ -164,7 +164,8 @@ class DeviceTcp(Flow):
         self.table.discard(self)
 
 
-def _dial_error(error: type[FlowError] | None) -> DialError:
+def dial_error_of(error: type[FlowError] | None) -> DialError:
+    """What a connection to a device that did not come about ended with, as a dial's error."""
     if error is FlowRefused:
         return DialRefused("the device refused the connection")
     if error is FlowProhibited:

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any, Final
 from lopower.bridge.between import DeviceEcho, DeviceTcp, DeviceUdp
 from lopower.bridge.config import BridgeConfig
 from lopower.bridge.device_state import DeviceState, DeviceTable
+from lopower.bridge.exposed import Exposed
 from lopower.bridge.flow import Flow, FlowTable
 from lopower.bridge.gateway import Gateway, GatewayUdp
 from lopower.bridge.gateway_dns import DnsService, Resolver
 from lopower.bridge.gateway_http import PageFacts, PageService, utc_text
 from lopower.bridge.gateway_time import TimeService
 from lopower.bridge.icmp import EchoRelay
+from lopower.bridge.inbound import Contact, Inbound
 from lopower.bridge.ping import GatewayPing
 from lopower.bridge.policy import Decision, IPAddress, IPNetwork, PolicyTable, Protocol, Via
 from lopower.bridge.poller import Poller
 from lopower.bridge.sntp import ClockState, SntpServer, kernel_clock_state
+from lopower.bridge.special_addresses import is_public
 from lopower.bridge.tailnet_echo import TailnetEcho
 from lopower.bridge.tcp import OutboundTcp, reject_dial
 from lopower.bridge.udp import OutboundUdp, ReceiveSlots
@@ -43,11 +46,13 @@ from lopower.wire.icmp import UnreachableKind
 
 if TYPE_CHECKING:
     from lopower.devices.device import ServedPort
+    from lopower.devices.exposures import Exposure
     from lopower.devices.policy import Rule
     from lopower.netstack.stack import Stack
     from lopower.netstack.tcp.connection import Connection
     from lopower.netstack.udp import UdpFlow
     from lopower.tailnet.routes import HostSnapshot
+    from lopower.tailnet.tsnet_inbound import InboundRequest
 
 # Rounds over the flows with work before the loop gets its turn: datagrams that wait are worth more than a longer batch.
 ROUNDS: Final = 4
@@ -77,6 +82,7 @@ class Bridge:
         names: names of the gateway, for the page: bare, and with the search domain.
         has_endpoint: whether it is known where a peer is.
         wall_clock, clock_state: for SNTP and the page.
+        contact: whether a device can be talked to (`inbound.Contact`).
 
     Attributes:
         devices: the connected devices.
@@ -104,7 +110,9 @@ class Bridge:
         config: BridgeConfig | None = None,
         wall_clock: Callable[[], float] = time.time,
         clock_state: Callable[[], ClockState] = kernel_clock_state,
+        contact: Contact = lambda _peer, _now: True,
     ) -> None:
+        self._driver = driver
         self.config = config or BridgeConfig()
         self.devices = DeviceTable()
         self.gateway = Gateway()
@@ -116,10 +124,9 @@ class Bridge:
             offers=self.gateway.offers,
             device_at=self.devices.device_at,
             tailnet_routes=driver.routes,
-            tailnet_accepts=driver.accepts,
+            tailnet_accepts=self._tailnet_accepts,
         )
         self._stack = stack
-        self._driver = driver
         self._dialer = dialer
         self._serve_dialer = HostDialer(never_self=False)
         self._poller = poller
@@ -134,6 +141,14 @@ class Bridge:
         self._tailnet_echo = TailnetEcho(self.flows, driver, loop, clock)
         self.pings = GatewayPing(stack, random.randrange(1 << 16), clock, poller.wake)
         self._closing = False
+        self._exposed = Exposed(self.devices.find_by_id, self.devices.find_at)
+        self._inbound = Inbound(
+            table=self.flows,
+            slots=self._slots,
+            gateway={4 if len(packed) == 4 else 6: packed for packed in self.policy.gateway},
+            contact=contact,
+            exposed=self._exposed,
+        )
         self._dns = DnsService(self.flows, dns, loop, clock)
         self._page = PageService(self.flows, self._page_facts, self._is_own_host, loop, clock)
         self.gateway.tcp = {_DNS_PORT: self._dns, _HTTP_PORT: self._page}
@@ -176,6 +191,16 @@ class Bridge:
                 flow.abort(now)
         self._poller.wake()
 
+    def set_exposures(self, exposures: Iterable[Exposure], now: float) -> None:
+        """What the tailnet reaches of devices is this from now on; other flows from there end."""
+        self._inbound.set_exposures(exposures, now)
+        self._poller.wake()
+
+    def inbound_opened(self, request: InboundRequest) -> None:
+        """Somebody in the tailnet wants to reach a device."""
+        self._inbound.opened(request, self._clock(), self._closing)
+        self._poller.wake()
+
     def set_rules(self, rules: Iterable[Rule], now: float) -> None:
         """The global rules are these from now on; flows that they refuse end."""
         self.policy.set_rules(rules)
@@ -196,6 +221,8 @@ class Bridge:
 
     def _recheck(self, flows: Iterable[Flow], now: float) -> None:
         for flow in tuple(flows):
+            if flow.via is Via.INBOUND:
+                continue  # rules are about what devices open
             address, port = flow.destination
             decision = self.policy.decide(flow.state.device, address, flow.kind, port)
             if decision.via is not flow.via:
@@ -317,7 +344,8 @@ class Bridge:
                 target, target_port = self.gateway.served["tcp", port].target
                 dial: TcpDial = self._serve_dialer.dial_tcp(target, target_port)
             elif via is Via.TAILNET:
-                dial = self._driver.dial_tcp(ip_address(address), port)
+                node = self._exposed.node_for(state.device.id)
+                dial = self._driver.dial_tcp(ip_address(address), port, node)
             else:
                 dial = self._dialer.dial_tcp(ip_address(address), port)
         except DialError as exc:
@@ -360,8 +388,12 @@ class Bridge:
                     upstream = self._serve_dialer.open_udp(target, target_port)
                     OutboundUdp(table, state, flow, upstream, via, self._slots, now)
             else:
-                dialer = self._driver if via is Via.TAILNET else self._dialer
-                OutboundUdp(table, state, flow, dialer.open_udp(ip_address(address), port), via, self._slots, now)
+                if via is Via.TAILNET:
+                    node = self._exposed.node_for(state.device.id)
+                    carrier = self._driver.open_udp(ip_address(address), port, node)
+                else:
+                    carrier = self._dialer.open_udp(ip_address(address), port)
+                OutboundUdp(table, state, flow, carrier, via, self._slots, now)
         except DialError as exc:
             self._note_dial(state, exc, "udp", address, port, now)
             flow.unreachable("prohibited" if isinstance(exc, DialForbidden) else "host", now)
@@ -424,6 +456,9 @@ class Bridge:
             services=sorted(f"{entry.port}/{entry.protocol}" for entry in self.gateway.served.values()),
             tailnet=self._driver.status()["detail"],
         )
+
+    def _tailnet_accepts(self, address: IPAddress) -> bool:
+        return self._driver.accepts(address) or (self._driver.has_exit_node and is_public(address))
 
     def _is_own_host(self, host: str) -> bool:
         if host in self._names:

@@ -18,6 +18,8 @@ class BridgeConfig:
         udp_timeout: idle, RFC 4787 (REQ-5) asks for 2 min at least and recommends 5 min.
         dns_timeout: of a UDP flow to port 53, here or elsewhere: one question, one answer.
         echo_timeout: how long an echo reply is waited for.
+        inbound_timeout: for a device to answer a connection from the tailnet; the sidecar waits for 10 s.
+        wake_timeout: the same, of a device without a session, whose last endpoint is tried meanwhile.
         connection_timeout: of a connection to the gateway's own services that says nothing.
     """
 
@@ -29,6 +31,8 @@ class BridgeConfig:
     dns_timeout: float = 30.0
     echo_timeout: float = 10.0
     connection_timeout: float = 30.0
+    inbound_timeout: float = 9.0
+    wake_timeout: float = 5.0
 
     # A device (or what runs on it) that opens flows without end: it reaches its own limit, not the host's descriptors.
     max_tcp_flows_per_device: int = 1024

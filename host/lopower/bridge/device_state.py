@@ -113,6 +113,7 @@ class DeviceTable:
     def __init__(self) -> None:
         self._states: dict[DeviceState, tuple[bytes, ...]] = {}
         self._by_address: dict[bytes, DeviceState] = {}
+        self._by_id: dict[int, DeviceState] = {}
 
     def __len__(self) -> int:
         return len(self._states)
@@ -122,11 +123,14 @@ class DeviceTable:
         self.remove(state)
         state.peer = peer
         self._states[state] = state.addresses
+        self._by_id[state.device.id] = state
         for address in state.addresses:
             self._by_address[address] = state
 
     def remove(self, state: DeviceState) -> None:
         """A device is gone. Harmless when it was not there."""
+        if self._by_id.get(state.device.id) is state:
+            del self._by_id[state.device.id]
         for address in self._states.pop(state, ()):
             if self._by_address.get(address) is state:
                 del self._by_address[address]
@@ -135,6 +139,14 @@ class DeviceTable:
         """The device with this packed address."""
         state = self._by_address.get(address)
         return state.device if state is not None else None
+
+    def find_at(self, address: bytes) -> DeviceState | None:
+        """The state of the device with this packed address."""
+        return self._by_address.get(address)
+
+    def find_by_id(self, device_id: int) -> DeviceState | None:
+        """The state of the device with this id, which is asked for per flow from the tailnet."""
+        return self._by_id.get(device_id)
 
     def state_at(self, address: bytes) -> DeviceState:
         """The state of the device with this packed address.

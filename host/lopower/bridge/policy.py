@@ -30,6 +30,7 @@ class Via(enum.Enum):
     GATEWAY = "gateway"  # a service of the gateway itself
     DEVICE = "device"  # another device
     TAILNET = "tailnet"  # the driver
+    INBOUND = "inbound"  # from the tailnet to a device
     DIRECT = "direct"  # the host's own network stack
     CLOSED = "closed"  # the gateway's address, and nothing there
     UNREACHABLE = "unreachable"  # there is nothing at this address

@@ -345,3 +345,4 @@ _ANSWERS: Final[dict[type[DialError], tuple[str, _Answer]]] = {
     DialUnreachable: ("dial_unreachable", _host_unreachable),
     DialForbidden: ("dial_forbidden", _prohibited),
 }
+DIAL_COUNTERS: Final = {error: name for error, (name, _) in _ANSWERS.items()}

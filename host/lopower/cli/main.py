@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "device": "add, show and change devices",
     "login": "log the proxy's own node in to the tailnet",
     "logout": "take the proxy's own node out of the tailnet for good",
+    "expose": "let the tailnet reach a device",
     "serve": "offer a port of this host to devices",
     "server": "this server, as devices need to know it",
     "status": "the daemon at a glance",

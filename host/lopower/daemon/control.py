@@ -25,8 +25,17 @@ from typing import Any, Final
 from aiohttp import web
 
 from lopower.daemon.endpoints import NoEndpointError
-from lopower.daemon.operations import OperationError, Operations
-from lopower.daemon.requests import Fields, RequestError, parse_device, parse_format, parse_protocol, parse_served
+from lopower.daemon.errors import OperationError
+from lopower.daemon.operations import Operations
+from lopower.daemon.requests import (
+    Fields,
+    RequestError,
+    parse_device,
+    parse_exposure,
+    parse_format,
+    parse_protocol,
+    parse_served,
+)
 from lopower.daemon.settings import SettingsError
 from lopower.devices import errors
 from lopower.devices.csv_import import MAX_BYTES, parse_csv
@@ -48,6 +57,8 @@ _SO_PEERCRED: Final = getattr(socket, "SO_PEERCRED", None)
 _STATUS_OF: Final = (
     (errors.DeviceNotFound, 404),
     (errors.PortNotServed, 404),
+    (errors.NotExposed, 404),
+    (errors.PlaceTaken, 409),
     (errors.NameTaken, 409),
     (errors.KeyTaken, 409),
     (errors.AddressTaken, 409),
@@ -133,6 +144,9 @@ class ControlServer:
             web.post("/v1/devices/{name}/ping", self._ping),
             web.post("/v1/tailnet/login", self._login),
             web.post("/v1/tailnet/logout", self._logout),
+            web.get("/v1/exposures", self._exposures),
+            web.post("/v1/exposures", self._expose),
+            web.delete("/v1/exposures/{name}", self._unexpose),
             web.get("/v1/served", self._served),
             web.post("/v1/served", self._serve),
             web.delete("/v1/served/{protocol}/{port}", self._unserve),
@@ -158,6 +172,9 @@ class ControlServer:
 
     async def _served(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, lambda: {"served": self._operations.served()})
+
+    async def _exposures(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, lambda: {"exposures": self._operations.exposing.exposures()})
 
     # Changes.
 
@@ -242,6 +259,21 @@ class ControlServer:
         document = await self._operations.logout()
         _log_change(request, "logged out of the tailnet")
         return web.json_response(document)
+
+    async def _expose(self, request: web.Request) -> web.StreamResponse:
+        name, exposure = parse_exposure(await _body(request))
+        document = await self._operations.exposing.expose(name, exposure)
+        _log_change(request, f"exposed {name} ({document['place']}) to the tailnet")
+        return web.json_response(document)
+
+    async def _unexpose(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        unknown = set(request.query) - {"place"}
+        if unknown:
+            raise RequestError(f"there is no query parameter {sorted(unknown)[0]!r}; there is: place")
+        documents = await self._operations.exposing.unexpose(name, request.query.get("place"))
+        _log_change(request, f"exposes {name} no longer ({', '.join(entry['place'] for entry in documents)})")
+        return web.json_response({"exposures": documents})
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         document = await self._operations.serve(parse_served(await _body(request)))

@@ -21,6 +21,8 @@ from lopower import __version__
 from lopower.daemon import doctor, documents
 from lopower.daemon.diagnosis import Diagnosis, diagnose
 from lopower.daemon.endpoints import Endpoints, NoEndpointError, find
+from lopower.daemon.errors import OperationError
+from lopower.daemon.exposing import Exposing
 from lopower.daemon.requests import OutputFormat
 from lopower.daemon.settings import Settings, changes
 from lopower.daemon.statistics import DeviceStatistics, EchoResult, InterfaceStatistics
@@ -29,6 +31,7 @@ from lopower.devices.addresses import gateway_of
 from lopower.devices.configurations import ServerEndpoint, ServerFacts
 from lopower.devices.csv_import import ImportedDevice
 from lopower.devices.device import Device, NewDevice, ServedPort
+from lopower.devices.exposures import Exposure
 from lopower.devices.keys import format_key
 from lopower.devices.policy import Rule
 from lopower.devices.registry import Registry
@@ -73,6 +76,9 @@ class Runtime(Protocol):
     def serve_changed(self, entries: Sequence[ServedPort]) -> None:
         """The gateway offers these ports from now on."""
 
+    def exposures_changed(self, exposures: Sequence[Exposure]) -> None:
+        """The tailnet reaches these from now on."""
+
     def tailnet_networks(self) -> tuple[IPNetwork, ...] | None:
         """What devices can reach through the proxy's own node; None without one."""
 
@@ -86,18 +92,6 @@ class Runtime(Protocol):
         """The reloadable ones of these settings are in force from now on."""
 
 
-class OperationError(Exception):
-    """What was asked for cannot be done now; the text says why.
-
-    Attributes:
-        hint: what to do next.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
 class Operations:
     """Everything the control API offers.
 
@@ -109,6 +103,9 @@ class Operations:
         load_settings: reads the settings anew, for `reload`; raises SettingsError.
         find_endpoints: what devices dial, by settings and UDP port; raises NoEndpointError.
         host_snapshot: the host's addresses: which networks `lan` is, and whether there is a tailnet.
+
+    Attributes:
+        exposing: what of the devices the tailnet reaches.
     """
 
     def __init__(
@@ -132,6 +129,7 @@ class Operations:
         self._digests: dict[int, str] = {}  # by the device's id
         self._digests_for: ServerFacts | None = None
         self._change = asyncio.Lock()
+        self.exposing = Exposing(registry, runtime, self._change, lambda: self.settings)
 
     # Reading.
 
@@ -241,7 +239,10 @@ class Operations:
 
     async def remove_device(self, name: str) -> dict[str, Any]:
         """Remove a device; its flows end at once."""
+        exposed = self._registry.exposures()
         removed = await self._commit(lambda: self._registry.remove(name))
+        if exposed != self._registry.exposures():
+            self._runtime.exposures_changed(self._registry.exposures())
         return {"name": removed.name}
 
     async def rename_device(self, name: str, new_name: str) -> dict[str, Any]:

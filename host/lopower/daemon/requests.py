@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from lopower.daemon.setting_values import split_host
 from lopower.devices.configurations import Format
 from lopower.devices.csv_import import ImportedDevice
 from lopower.devices.device import DEFAULT_PERSISTENT_KEEPALIVE, NewDevice, ServedPort
+from lopower.devices.exposures import Exposure, Kind, parse_sources
 from lopower.devices.keys import generate_preshared_key, generate_private_key, parse_key, public_key_of
 from lopower.devices.policy import parse_rules
 
@@ -119,6 +120,37 @@ def parse_served(body: object) -> ServedPort:
     if not 1 <= port <= 65535:
         raise RequestError(f"{port} is not a port; ports are 1 to 65535")
     return ServedPort(protocol=protocol, port=port, target=_target(target, port))
+
+
+def parse_exposure(body: object) -> tuple[str, Exposure]:
+    """A device's name, and what of it is to be exposed; the exposure does not know the device's id yet.
+
+    Raises:
+        RequestError, RegistryError: it cannot be understood.
+    """
+    fields = Fields(body, "an exposure")
+    name: str = fields.take("device", str, required=True)
+    kind: str = fields.take("kind", str, "all")
+    protocol = parse_protocol(fields.take("protocol", str, "tcp"))
+    port: int = fields.take("port", int, 0)
+    target_port: int = fields.take("target_port", int, port)
+    hostname: str = fields.take("hostname", str, "")
+    sources: list[str] = fields.take("from", list, [])
+    fields.end()
+    known: Kind | None = next((word for word in get_args(Kind) if word == kind), None)
+    if known is None:
+        raise RequestError(f"there is no kind {kind!r}; there are: {', '.join(get_args(Kind))}")
+    if (port != 0) != (known == "port"):
+        raise RequestError("a port goes with the kind 'port', and with no other")
+    return name, Exposure(
+        device_id=0,
+        kind=known,
+        transport=protocol,
+        port=port,
+        target_port=target_port,
+        hostname=hostname.lower(),
+        sources=parse_sources(sources),
+    )
 
 
 def parse_protocol(text: str) -> Literal["tcp", "udp"]:

@@ -11,11 +11,13 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
 from lopower.bridge.bridge import Bridge
 from lopower.bridge.device_state import DeviceState
+from lopower.bridge.exposed import node_of
 from lopower.bridge.poller import Poller
 from lopower.daemon.datapath import DataPath
 from lopower.daemon.setting_values import HostPort
@@ -26,6 +28,7 @@ from lopower.daemon.tailnet import make_driver, networks, node_config, with_tail
 from lopower.daemon.udp_socket import SocketFeatures
 from lopower.daemon.write_behind import WriteBehind
 from lopower.devices.device import Device, ServedPort
+from lopower.devices.exposures import Exposure
 from lopower.devices.registry import Registry
 from lopower.dns.config import DnsConfig, parse_route
 from lopower.dns.server import DnsServer
@@ -34,6 +37,8 @@ from lopower.netstack.stack import Stack
 from lopower.tailnet.host import HostDialer
 from lopower.tailnet.routes import HostNetwork, HostSnapshot, IPNetwork
 from lopower.tailnet.tsnet import TsnetDriver
+from lopower.tailnet.tsnet_control import NodeConfig
+from lopower.tailnet.tsnet_inbound import InboundRequest
 from lopower.wire.datagrams import Endpoint
 from lopower.wireguard.config import InterfaceConfig
 from lopower.wireguard.events import EndpointChanged, Event, TimestampsAccepted
@@ -86,7 +91,7 @@ class ProxyRuntime:
         self._moved: dict[bytes, tuple[str, int]] = {}
         self._stamps = WriteBehind(loop, "handshake time stamps", registry.store_timestamps, clock)
         self.network = HostNetwork()
-        self.driver = make_driver(settings, self.network, self._tailnet_changed)
+        self.driver = make_driver(settings, self.network, self._tailnet_changed, self._inbound_opened)
         self._dns_settings: DnsConfig | None = None
         self._endpoints = WriteBehind(loop, "device endpoints", registry.store_endpoints, clock)
         self.path = DataPath(loop, clock)
@@ -143,6 +148,7 @@ class ProxyRuntime:
             gateway=ranges.gateways,
             ranges=ranges.networks,
             rules=(*settings.deny, *settings.allow),
+            contact=_contact,
             names=("gateway", *(f"gateway.{domain}" for domain in settings.search_domain)),
             has_endpoint=lambda peer: peer.endpoint is not None,
         )
@@ -150,10 +156,12 @@ class ProxyRuntime:
         self.network.watch(loop)
         self.bridge.host_changed(self.network.snapshot)
         self.bridge.set_served(registry.served_ports(), clock())
+        self.bridge.set_exposures(registry.exposures(), clock())
         for device in registry.devices():
             self._add_peer(device)
         self.path.start(self.interface, self.stack, self)
         if isinstance(self.driver, TsnetDriver):
+            self.driver.set_nodes(self._own_nodes(registry.exposures()))
             self.driver.start()
         self._run(self._call_devices())
         self._run(self._housekeeping())
@@ -246,6 +254,13 @@ class ProxyRuntime:
         """The served ports are these from now on."""
         self.bridge.set_served(entries, self._clock())
 
+    def exposures_changed(self, exposures: Iterable[Exposure]) -> None:
+        """The tailnet reaches these from now on."""
+        entries = list(exposures)
+        self.bridge.set_exposures(entries, self._clock())
+        if isinstance(self.driver, TsnetDriver):
+            self.driver.set_nodes(self._own_nodes(entries))
+
     def reload(self, settings: Settings) -> None:
         """Put into force what of `settings` can be changed without a restart."""
         self._settings = settings
@@ -254,6 +269,7 @@ class ProxyRuntime:
         self._dns_settings = self._dns_config(settings)
         self.dns.reload(self._dns_settings)
         if isinstance(self.driver, TsnetDriver):
+            self.driver.set_nodes(self._own_nodes(self._registry.exposures()))
             config = node_config(settings)
             self._run(
                 self.driver.configure(
@@ -430,6 +446,18 @@ class ProxyRuntime:
             # Devices go on accepting our stamps as long as the clock does not go back over a crash in this time.
             log.warning("our own handshake time stamps could not be reserved: %s", error)
 
+    def _own_nodes(self, exposures: Iterable[Exposure]) -> dict[str, NodeConfig]:
+        """What the devices' own nodes are to be: as the proxy's, with a name of their own."""
+        common = node_config(self._settings)
+        return {
+            node_of(entry.device_id): replace(common, hostname=entry.hostname, exit_node="")
+            for entry in exposures
+            if entry.kind == "node"
+        }
+
+    def _inbound_opened(self, request: InboundRequest) -> None:
+        self.bridge.inbound_opened(request)
+
     def _tailnet_changed(self) -> None:
         """What the tailnet says changed: names, routes, or whether we are in it."""
         if self._dns_settings is None:
@@ -460,6 +488,13 @@ class ProxyRuntime:
 
 def _age(at: float | None, now: float) -> float | None:
     return None if at is None else max(0.0, now - at)
+
+
+def _contact(peer: Peer, now: float) -> bool | None:
+    """As `inbound.Contact`."""
+    if peer.has_session(now):
+        return True
+    return None if peer.endpoint is not None else False
 
 
 def _mtu_of(peer: Any) -> int:

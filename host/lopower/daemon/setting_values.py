@@ -147,6 +147,13 @@ def exit_node(text: str) -> str:
         return domain(text)
 
 
+def node_limit(text: str) -> int:
+    """From 0 to 60: the sidecar takes 64."""
+    if not (text.isascii() and text.isdecimal() and int(text) <= 60):
+        raise ValueError(f"{text!r} is not a number from 0 to 60")
+    return int(text)
+
+
 def address(text: str) -> IPv4Address | IPv6Address:
     """An address of this host, to send from."""
     try:

@@ -50,6 +50,7 @@ class Settings:
     accept_routes: bool
     exit_node: str | None
     ephemeral: bool
+    max_nodes: int
     allow: tuple[Rule, ...]
     deny: tuple[Rule, ...]
     source_address: tuple[IPAddress, ...]
@@ -147,6 +148,8 @@ SETTINGS: Final = (
             "Node by which devices reach the Internet: its name or address.", reloadable=True, example="office"),
     Setting("ephemeral", values.switch, "", "Have the tailnet forget the node soon after it is gone.",
             default="false", kind="switch"),
+    Setting("max_nodes", values.node_limit, "COUNT", "How many devices may have a node of their own, at most 60.",
+            default="32", kind="integer", reloadable=True),
     Setting("allow", values.allow, "RULE",
             "What every device may reach: CIDR[:PORTS], internet, lan or device:NAME.", many=True, reloadable=True,
             example="192.168.1.10/32:1883"),

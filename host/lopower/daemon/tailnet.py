@@ -17,6 +17,7 @@ from lopower.tailnet.host import HostDriver
 from lopower.tailnet.routes import HostNetwork, IPNetwork
 from lopower.tailnet.tsnet import TsnetConfig, TsnetDriver
 from lopower.tailnet.tsnet_control import NodeConfig, NodeResolver, NodeStatus
+from lopower.tailnet.tsnet_inbound import InboundRequest
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,16 @@ class SidecarMissingError(Exception):
     """`tsnet` is wanted, and its program is not there; the text says how to get it."""
 
 
-def make_driver(settings: Settings, network: HostNetwork, changed: Callable[[], None]) -> HostDriver | TsnetDriver:
+def make_driver(
+    settings: Settings, network: HostNetwork, changed: Callable[[], None], inbound: Callable[[InboundRequest], None]
+) -> HostDriver | TsnetDriver:
     """The driver that the settings ask for; without a word of theirs the one that was in use.
 
     Args:
         settings: in force.
         network: the host's addresses and routes.
         changed: called when what a tailnet says has changed.
+        inbound: called with each flow from the tailnet.
 
     Raises:
         SidecarMissingError: the driver is `tsnet`, and there is no sidecar.
@@ -55,7 +59,7 @@ def make_driver(settings: Settings, network: HostNetwork, changed: Callable[[], 
         auth_key_file=settings.auth_key_file,
         verbose=settings.verbose,
     )
-    return TsnetDriver(config, changed=changed)
+    return TsnetDriver(config, changed=changed, inbound=inbound)
 
 
 def node_config(settings: Settings) -> NodeConfig:

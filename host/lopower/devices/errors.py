@@ -68,6 +68,18 @@ class PortNotServed(RegistryError):
     """The gateway does not offer this port."""
 
 
+class InvalidExposure(RegistryError):
+    """What cannot be exposed to the tailnet as it was asked for."""
+
+
+class PlaceTaken(RegistryError):
+    """Another device is exposed there."""
+
+
+class NotExposed(RegistryError):
+    """Nothing is exposed there."""
+
+
 class InvalidCsv(RegistryError):
     """A list of devices that cannot be read; the text names the line."""
 

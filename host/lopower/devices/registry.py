@@ -39,8 +39,11 @@ from lopower.devices.errors import (
     InvalidRule,
     KeyTaken,
     NameTaken,
+    NotExposed,
+    PlaceTaken,
     PortNotServed,
 )
+from lopower.devices.exposures import Exposure
 from lopower.devices.keys import KEY_LENGTH
 from lopower.devices.names import parse_name
 from lopower.devices.policy import MAX_RULES_PER_DEVICE, Rule
@@ -77,6 +80,7 @@ class Registry:
         self._by_name: dict[str, Device] = {}
         self._by_key: dict[bytes, Device] = {}
         self._served: dict[tuple[str, int], ServedPort] = {}
+        self._exposures: dict[str, Exposure] = {}
         self._ranges = Ranges()
         self._random_ipv6 = False
         self._timestamps_reserved_until = 0
@@ -149,6 +153,10 @@ class Registry:
         """What the gateway offers, by protocol and port."""
         return sorted(self._served.values(), key=lambda entry: (entry.protocol, entry.port))
 
+    def exposures(self) -> list[Exposure]:
+        """What of the devices the tailnet reaches."""
+        return sorted(self._exposures.values(), key=lambda exposure: exposure.place)
+
     @property
     def timestamps_reserved_until(self) -> int:
         """Nanoseconds since 1970: the end of the range that our own handshake time stamps may have been taken from."""
@@ -200,6 +208,8 @@ class Registry:
                     [{"address": str(address), "retired_at": int(now)} for address in addresses],
                 )
             self._drop(device)
+            for place in [key for key, entry in self._exposures.items() if entry.device_id == device.id]:
+                del self._exposures[place]
             if device.ipv4 is not None and self._pool4 is not None:
                 self._pool4.retire(device.ipv4, now)
             if device.ipv6 is not None:
@@ -415,6 +425,44 @@ class Registry:
             del self._served[protocol, port]
             return entry
 
+    def expose(self, exposure: Exposure) -> None:
+        """Let the tailnet reach something of a device; what it reached of this device at that place is replaced.
+
+        Raises:
+            InvalidExposure, PlaceTaken, DatabaseError
+        """
+        exposure.check()
+        with self._lock:
+            before = self._exposures.get(exposure.place)
+            if before is not None and before.device_id != exposure.device_id:
+                other = next((device.name for device in self.devices() if device.id == before.device_id), "another")
+                raise PlaceTaken(
+                    f"{other} is exposed there already; take that back first: `lopower expose {other} --off`"
+                )
+            if not any(device.id == exposure.device_id for device in self._by_name.values()):
+                raise DeviceNotFound("the device was removed meanwhile")
+            with self._transaction() as connection:
+                rows.store_exposure(connection, exposure)
+            self._exposures[exposure.place] = exposure
+
+    def unexpose(self, places: Iterable[str]) -> None:
+        """Let the tailnet reach nothing any more at these places.
+
+        Raises:
+            NotExposed: nothing is reached at one of them.
+            DatabaseError
+        """
+        wanted = list(places)
+        with self._lock:
+            for place in wanted:
+                if place not in self._exposures:
+                    raise NotExposed(f"nothing is exposed at {place}; `lopower expose` lists what is")
+            table = schema.exposures
+            with self._transaction() as connection:
+                connection.execute(delete(table).where(table.c.place.in_(wanted)))
+            for place in wanted:
+                del self._exposures[place]
+
     # Behind the scenes.
 
     def _transaction(self) -> AbstractContextManager[Connection]:
@@ -442,6 +490,7 @@ class Registry:
         for device in stored.devices:
             self._put(device)
         self._served = {(entry.protocol, entry.port): entry for entry in stored.served_ports}
+        self._exposures = {entry.place: entry for entry in stored.exposures}
         self._timestamps_reserved_until = stored.timestamps_reserved_until
         if stored.ranges is None:
             rows.store_ranges(connection, self._ranges, self._random_ipv6)

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from lopower.devices import schema
 from lopower.devices.addresses import IPAddress, Ranges
 from lopower.devices.device import Device, NewDevice, ServedPort
+from lopower.devices.exposures import Exposure, parse_sources
 from lopower.devices.policy import Rule
 
 # Keys of the table `state`.
@@ -33,6 +34,7 @@ class Stored:
 
     devices: list[Device]
     served_ports: list[ServedPort]
+    exposures: list[Exposure]
     ranges: Ranges | None
     random_ipv6: bool
     timestamps_reserved_until: int
@@ -58,6 +60,7 @@ def load(connection: Connection) -> Stored:
             ServedPort(protocol=row.protocol, port=row.port, target=(ip_address(row.target_host), row.target_port))
             for row in connection.execute(select(schema.served_ports))
         ],
+        exposures=[_exposure_from(row) for row in connection.execute(select(schema.exposures))],
         ranges=ranges,
         random_ipv6=state.get(_RANDOM) == "1",
         timestamps_reserved_until=int(state.get(_RESERVED, 0)),
@@ -81,6 +84,36 @@ def _device_from(row: Any, rules: tuple[Rule, ...]) -> Device:
         last_timestamp=row.last_timestamp,
         last_endpoint=(row.last_host, row.last_port) if row.last_host is not None else None,
         configuration_digest=row.configuration_digest,
+    )
+
+
+def _exposure_from(row: Any) -> Exposure:
+    return Exposure(
+        device_id=row.device_id,
+        kind=row.kind,
+        transport=row.transport,
+        port=row.port,
+        target_port=row.target_port,
+        hostname=row.hostname,
+        sources=parse_sources(row.sources.split()),
+    )
+
+
+def store_exposure(connection: Connection, exposure: Exposure) -> None:
+    """Keep an exposure, in place of what stood there."""
+    values = {
+        "device_id": exposure.device_id,
+        "kind": exposure.kind,
+        "transport": exposure.transport,
+        "port": exposure.port,
+        "target_port": exposure.target_port,
+        "hostname": exposure.hostname,
+        "sources": " ".join(map(str, exposure.sources)),
+    }
+    connection.execute(
+        upsert(schema.exposures)
+        .values(place=exposure.place, **values)
+        .on_conflict_do_update(index_elements=["place"], set_=values)
     )
 
 

@@ -14,10 +14,11 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
 )
 
 # Oldest first; each is the name of a file in migrations/versions.
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 HEAD: Final = REVISIONS[-1]
 
 # Marks a SQLite file as ours ("lopo"), so that another program's database is not taken for a damaged one of ours.
@@ -83,6 +84,20 @@ served_ports: Final = Table(
     Column("port", Integer, primary_key=True),
     Column("target_host", String(39), nullable=False),
     Column("target_port", Integer, nullable=False),
+)
+
+# Ports are 0 and the host's name is empty where the kind of exposure has none.
+exposures: Final = Table(
+    "exposures",
+    metadata,
+    Column("place", String(32), primary_key=True),
+    Column("device_id", ForeignKey("devices.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("kind", String(4), nullable=False),
+    Column("transport", String(3), nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("target_port", Integer, nullable=False),
+    Column("hostname", String(63), nullable=False),
+    Column("sources", Text, nullable=False),  # separated by blanks
 )
 
 # Single values: the ranges, and how far our own time stamps are reserved.

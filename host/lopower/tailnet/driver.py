@@ -116,10 +116,12 @@ class Driver(Protocol):
 
     Attributes:
         name: what `--tailnet` calls it.
+        has_exit_node: public addresses are reached through the tailnet, by a node that its owner has chosen.
         host_network: its flows are flows of the host's network stack, so that the host's ping sockets serve as well.
     """
 
     name: str
+    has_exit_node: bool
     host_network: bool
 
     def routes(self, address: IPAddress) -> bool:
@@ -131,14 +133,14 @@ class Driver(Protocol):
         The owner has accepted that route for this node. Cheap: it is asked for every flow that no rule is about.
         """
 
-    def dial_tcp(self, destination: IPAddress, port: int) -> TcpDial:
-        """Begin to connect.
+    def dial_tcp(self, destination: IPAddress, port: int, node: str | None = None) -> TcpDial:
+        """Begin to connect, from one of our nodes; None: from the proxy's.
 
         Raises:
             DialError: it failed at once.
         """
 
-    def open_udp(self, destination: IPAddress, port: int) -> UdpSocket:
+    def open_udp(self, destination: IPAddress, port: int, node: str | None = None) -> UdpSocket:
         """A connected, non-blocking UDP socket; only what `destination` sends arrives there.
 
         Raises:

@@ -143,6 +143,7 @@ class HostDriver:
     """
 
     name = "host"
+    has_exit_node = False
     host_network = True
 
     def __init__(self, network: HostNetwork, *, advise_tsnet: bool = False) -> None:
@@ -159,12 +160,12 @@ class HostDriver:
         """As `Driver.accepts`: what the host has accepted is for the host, and devices need a rule."""
         return False
 
-    def dial_tcp(self, destination: IPAddress, port: int) -> HostTcpDial:
+    def dial_tcp(self, destination: IPAddress, port: int, node: str | None = None) -> HostTcpDial:
         """As `Driver.dial_tcp`."""
         self._require_route(destination)
         return self._dialer.dial_tcp(destination, port)
 
-    def open_udp(self, destination: IPAddress, port: int) -> socket.socket:
+    def open_udp(self, destination: IPAddress, port: int, node: str | None = None) -> socket.socket:
         """As `Driver.open_udp`."""
         self._require_route(destination)
         return self._dialer.open_udp(destination, port)

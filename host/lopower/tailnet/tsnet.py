@@ -13,7 +13,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from lopower.tailnet.routes import IPNetwork
 from lopower.tailnet.supervisor import SidecarUnusableError, Supervisor, environment, printable
 from lopower.tailnet.tsnet_control import PROTOCOL, NodeConfig, NodeStatus, SidecarControl, SidecarError
 from lopower.tailnet.tsnet_dns import TailnetResolver
+from lopower.tailnet.tsnet_inbound import InboundListener, InboundRequest
 from lopower.tailnet.tsnet_streams import FramedUdp, TsnetTcpDial, open_udp
 
 log = logging.getLogger(__name__)
@@ -57,33 +58,46 @@ class TsnetDriver:
 
     Args:
         config: what it is told.
+        inbound: called on the loop with each flow from the tailnet.
         changed: called on the loop when a node's state, the sidecar's, or what either says has changed.
 
     Attributes:
         sockets: the directory of the sockets that are shared with the sidecar.
         nodes: what the sidecar says of its nodes, by name.
+        has_exit_node: as `Driver.has_exit_node`.
     """
 
     name = "tsnet"
     host_network = False
 
-    def __init__(self, config: TsnetConfig, *, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: TsnetConfig,
+        *,
+        changed: Callable[[], None],
+        inbound: Callable[[InboundRequest], None],
+    ) -> None:
         self.nodes: dict[str, NodeStatus] = {}
         self._config = config
         self._changed = changed
+        self._inbound = inbound
         # A path of a unix socket has 107 bytes at most, and a state directory may lie deep.
         self.sockets = Path(tempfile.mkdtemp(prefix="lopower-"))
         self._wanted: dict[str, NodeConfig] = {PROXY_NODE: config.node}
+        # Nodes that are to be logged out, as soon as the sidecar can be asked.
+        self._unwanted: set[str] = set()
+        self._telling: set[asyncio.Task[None]] = set()
         self._logged_out = False
         self._problem = ""
         self._hello: dict[str, Any] = {}
         # What it accepted when it was last in the tailnet: a device is told "unreachable" meanwhile, not "forbidden".
         self._accepted: tuple[IPNetwork, ...] = ()
-        self._has_exit_node = False
+        self.has_exit_node = False
         self._control: SidecarControl | None = None
         self._session: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._resolver = TailnetResolver(self.sockets / "dns", PROXY_NODE)
+        self._listener: InboundListener | None = None
         arguments = ["--sockets", str(self.sockets), "--state", str(config.state_dir)]
         self.supervisor = Supervisor(
             command=[str(config.program), *arguments, *(["--debug"] if config.verbose else [])],
@@ -97,6 +111,9 @@ class TsnetDriver:
     def start(self) -> None:
         """Start the sidecar, on the running loop."""
         self._config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = {entry.name for entry in self._config.state_dir.iterdir() if entry.is_dir()}
+        self._unwanted.update(kept - set(self._wanted))
+        self._listener = InboundListener(self.sockets / "inbound", self._inbound)
         self.supervisor.start()
 
     @property
@@ -112,20 +129,20 @@ class TsnetDriver:
         return node is not None and node.running and in_tailnet_ranges(address)
 
     def accepts(self, address: IPAddress) -> bool:
-        """As `Driver.accepts`: by a subnet route that the node has accepted, or by its exit node."""
-        if any(address.version == prefix.version and address in prefix for prefix in self._accepted):
-            return True
-        return self._has_exit_node and address.is_global and not address.is_multicast
+        """As `Driver.accepts`: by a subnet route that the node has accepted."""
+        return any(address.version == prefix.version and address in prefix for prefix in self._accepted)
 
-    def dial_tcp(self, destination: IPAddress, port: int) -> TsnetTcpDial:
+    def dial_tcp(self, destination: IPAddress, port: int, node: str | None = None) -> TsnetTcpDial:
         """As `Driver.dial_tcp`."""
-        self._require_running()
-        return TsnetTcpDial(self.sockets / "socks", PROXY_NODE, destination, port)
+        name = node or PROXY_NODE
+        self._require_running(name)
+        return TsnetTcpDial(self.sockets / "socks", name, destination, port)
 
-    def open_udp(self, destination: IPAddress, port: int) -> FramedUdp:
+    def open_udp(self, destination: IPAddress, port: int, node: str | None = None) -> FramedUdp:
         """As `Driver.open_udp`."""
-        self._require_running()
-        return open_udp(self.sockets / "udp", PROXY_NODE, destination, port)
+        name = node or PROXY_NODE
+        self._require_running(name)
+        return open_udp(self.sockets / "udp", name, destination, port)
 
     async def query(self, message: bytes) -> bytes:
         """As `Driver.query`."""
@@ -180,7 +197,11 @@ class TsnetDriver:
 
     async def close(self) -> None:
         """As `Driver.close`: the node leaves the tailnet, and keeps its identity."""
+        for task in self._telling:
+            task.cancel()
         await self.supervisor.stop()
+        if self._listener is not None:
+            self._listener.close()
         if self._closing is not None:
             await self._closing
         await self._resolver.close()
@@ -216,14 +237,39 @@ class TsnetDriver:
         """Change what the proxy's node is to be, such as its `inbound_destinations`."""
         await self.set_node(PROXY_NODE, replace(self._wanted[PROXY_NODE], **changes))
 
-    async def drop_node(self, name: str, *, forget: bool) -> None:
-        """Have a node be there no longer; with `forget` it is logged out.
+    def set_nodes(self, nodes: Mapping[str, NodeConfig]) -> None:
+        """Have these nodes beside the proxy's, and no others: any other is logged out, and its identity given up."""
+        gone = [name for name in self._wanted if name != PROXY_NODE and name not in nodes]
+        for name in gone:
+            del self._wanted[name]
+        self._unwanted.update(gone)
+        self._unwanted.difference_update(nodes)
+        changed = [name for name, config in nodes.items() if self._wanted.get(name) != config]
+        self._wanted.update(nodes)
+        if self._control is not None and (gone or changed):
+            control = self._control
 
-        Raises:
-            SidecarError: the sidecar cannot be asked, so its identity was not given up.
-        """
-        self._wanted.pop(name, None)
-        await self._require_control().remove_node(name, forget)
+            async def tell() -> None:
+                for name in changed:
+                    await self._put(control, name)
+                await self._forget_unwanted(control)
+
+            task = asyncio.get_running_loop().create_task(tell())
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    def node_document(self, name: str | None) -> dict[str, Any]:
+        """What is to be said of a node; None: of the proxy's."""
+        node = self.nodes.get(name or PROXY_NODE)
+        state, detail, _ = self._summary(node)
+        return {
+            "connected": state == "running",
+            "state": state,
+            "detail": detail,
+            "login_url": (node.login_url or None) if node is not None and state == "needs-login" else None,
+            "dns_name": node.dns_name if node is not None else "",
+            "addresses": [] if node is None else [str(address) for address in node.addresses],
+        }
 
     # The sidecar.
 
@@ -270,6 +316,7 @@ class TsnetDriver:
             try:
                 for name in tuple(self._wanted):
                     await self._put(control, name)
+                await self._forget_unwanted(control)
                 async for event in control.events():
                     self._heard(event)
             except SidecarError as exc:
@@ -280,7 +327,7 @@ class TsnetDriver:
 
     async def _put(self, control: SidecarControl, name: str) -> None:
         config = self._wanted[name]
-        if name == PROXY_NODE and not self._logged_out:
+        if name != PROXY_NODE or not self._logged_out:
             config = replace(config, auth_key=await asyncio.to_thread(self._auth_key))
         try:
             self._know(await control.put_node(name, config))
@@ -288,6 +335,17 @@ class TsnetDriver:
             log.error("node %s: %s", name, exc)
             self._problem = str(exc)
             self._changed()
+
+    async def _forget_unwanted(self, control: SidecarControl) -> None:
+        for name in tuple(self._unwanted):
+            try:
+                # One that the sidecar has not started since its own start must be there to be logged out.
+                await control.put_node(name, replace(self._config.node, hostname=name))
+                await control.remove_node(name, forget=True)
+            except SidecarError as exc:
+                log.warning("node %s could not be logged out: %s", name, exc)
+                continue
+            self._unwanted.discard(name)
 
     def _auth_key(self) -> str:
         file = self._config.auth_key_file
@@ -313,7 +371,7 @@ class TsnetDriver:
         self.nodes[status.name] = status
         if status.name == PROXY_NODE and status.running:
             self._accepted = tuple(prefix for prefix in status.routes_accepted if prefix.prefixlen)
-            self._has_exit_node = bool(status.exit_node)
+            self.has_exit_node = bool(status.exit_node)
         self._problem = ""
         if before is None or before.state != status.state:
             detail = f": {printable(status.error)}" if status.error else ""
@@ -322,8 +380,8 @@ class TsnetDriver:
             log.warning("node %s waits to be logged in: %s", status.name, printable(status.login_url))
         self._changed()
 
-    def _require_running(self) -> None:
-        node = self.proxy
+    def _require_running(self, name: str = PROXY_NODE) -> None:
+        node = self.nodes.get(name)
         if node is None or not node.running:
             raise DialUnreachable(self._summary(node)[1])
 

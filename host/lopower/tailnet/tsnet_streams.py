@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -177,6 +178,12 @@ class FramedUdp:
             # The kernel took a part of it; the rest leaves when there is room again.
             self._unsent = (_LENGTH.pack(size) + bytes(view))[sent:]
         return size
+
+    def send_notice(self, code: int) -> None:
+        """Say what became of the other side's latest datagrams, with a reply code; dropped if there is no room."""
+        if not self._unsent:
+            with contextlib.suppress(OSError):
+                self._stream.send(_LENGTH.pack(NOTICE) + bytes((code,)))
 
     def flush(self) -> None:
         """Send what is left of a datagram, if something is; to be called when there is room to write.

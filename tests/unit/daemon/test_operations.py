@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lopower.daemon.endpoints import Endpoints, NoEndpointError
-from lopower.daemon.operations import OperationError
+from lopower.daemon.errors import OperationError
 from lopower.daemon.requests import RequestError, parse_device, parse_served
 from lopower.daemon.setting_values import HostPort
 from lopower.daemon.settings import resolve

@@ -72,23 +72,23 @@ def test_a_migrated_database_equals_a_new_one(tmp_path: Path) -> None:
     assert schema_of(migrated) == schema_of(new)
 
 
-SECOND = """
+NEXT = f"""
 import sqlalchemy as sa
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "9000"
+down_revision = "{schema.HEAD}"
 def upgrade():
     op.add_column("devices", sa.Column("note", sa.String(100)))
-    {more}
+    {{more}}
 """
 
 
-def migrations_with_a_second(directory: Path, more: str = "") -> Path:
+def migrations_with_a_next(directory: Path, more: str = "") -> Path:
     migrations = directory / "migrations"
     (migrations / "versions").mkdir(parents=True)
-    for name in ("env.py", "versions/revision_0001.py"):
+    for name in ("env.py", *(f"versions/revision_{revision}.py" for revision in schema.REVISIONS)):
         (migrations / name).write_text((database.MIGRATIONS / name).read_text())
-    (migrations / "versions" / "revision_0002.py").write_text(SECOND.format(more=more))
+    (migrations / "versions" / "revision_9000.py").write_text(NEXT.format(more=more))
     return migrations
 
 
@@ -97,9 +97,10 @@ def test_an_older_database_is_migrated_and_keeps_its_devices(tmp_path: Path) -> 
     device = registry.add(new_device("a"))
     registry.close()
     path = tmp_path / "devices.db"
-    database.open_database(path, revisions=("0001", "0002"), migrations=migrations_with_a_second(tmp_path)).dispose()
+    migrations = migrations_with_a_next(tmp_path)
+    database.open_database(path, revisions=(*schema.REVISIONS, "9000"), migrations=migrations).dispose()
     connection = sqlite3.connect(path)
-    assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+    assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9000",)]
     assert connection.execute("SELECT id, name, note FROM devices").fetchall() == [(device.id, "a", None)]
     connection.close()
 
@@ -110,9 +111,9 @@ def test_a_failed_migration_leaves_the_database_as_it_was(tmp_path: Path) -> Non
     registry.close()
     path = tmp_path / "devices.db"
     before = schema_of(path)
-    migrations = migrations_with_a_second(tmp_path, more='op.execute("DROP TABLE no_such_table")')
+    migrations = migrations_with_a_next(tmp_path, more='op.execute("DROP TABLE no_such_table")')
     with pytest.raises(DatabaseError, match="no such table"):
-        database.open_database(path, revisions=("0001", "0002"), migrations=migrations)
+        database.open_database(path, revisions=(*schema.REVISIONS, "9000"), migrations=migrations)
     assert schema_of(path) == before
     registry = open_registry(tmp_path)
     assert [device.name for device in registry.devices()] == ["a"]
@@ -138,7 +139,8 @@ def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
     connection.commit()
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(DatabaseNewer, match=r"newer lopower \(revision 9999; this one knows 0001\).*not touched"):
+    words = rf"newer lopower \(revision 9999; this one knows {schema.HEAD}\).*not touched"
+    with pytest.raises(DatabaseNewer, match=words):
         open_registry(tmp_path)
     assert path.read_bytes() == before
 

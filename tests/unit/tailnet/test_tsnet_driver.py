@@ -230,11 +230,11 @@ async def test_a_node_that_is_in_says_so(world: TsnetWorld) -> None:
     assert (await world.configuration())["auth_key"] == "good"
 
 
-async def test_an_exit_node_opens_the_internet_and_nothing_private(world: TsnetWorld) -> None:
-    await world.set_status(exit_node={"name": "office", "online": True})
-    await world.until(lambda: world.driver.accepts(ip_address("9.9.9.9")))
-    for private in ("10.0.0.1", "169.254.169.254", "127.0.0.1", "fe80::1", "224.0.0.1", "ff02::1"):
-        assert not world.driver.accepts(ip_address(private))
+async def test_an_exit_node_is_told_and_is_no_accepted_route(world: TsnetWorld) -> None:
+    await world.set_status(exit_node={"name": "office", "online": True}, routes_accepted=["0.0.0.0/0", "10.1.0.0/16"])
+    await world.until(lambda: world.driver.has_exit_node)
+    assert world.driver.accepts(ip_address("10.1.0.1"))
+    assert not world.driver.accepts(ip_address("9.9.9.9"))
 
 
 @pytest.mark.parametrize(

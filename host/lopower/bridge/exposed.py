@@ -1,0 +1,104 @@
+"""Which device, and which of its ports, is meant by what arrives from the tailnet. Decides only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from lopower.bridge.device_state import DeviceState
+    from lopower.devices.exposures import Exposure
+
+IPAddress = IPv4Address | IPv6Address
+
+PROXY_NODE: Final = "proxy"
+_OWN_NODE: Final = "device-"
+# 4via6: fd7a:115c:a1e0:b1a:0:SITE:v4 (Tailscale, "4via6 subnet routers").
+VIA_RANGE: Final = IPv6Network("fd7a:115c:a1e0:b1a::/64")
+
+
+def node_of(device_id: int) -> str:
+    """What a device's own node is called between us and the sidecar."""
+    return f"{_OWN_NODE}{device_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a flow from the tailnet goes.
+
+    Attributes:
+        state: the device.
+        address: the address of the device that was asked for; None: any that it has.
+        port: its port.
+    """
+
+    state: DeviceState
+    address: IPAddress | None
+    port: int
+
+
+Refusal = Literal["inbound_not_exposed", "inbound_not_permitted", "inbound_device_off"]
+
+
+class Exposed:
+    """The table of exposures.
+
+    Args:
+        state_of: the state of the device with an id, if it is enabled.
+        state_at: the state of the device with a packed address.
+    """
+
+    def __init__(
+        self, state_of: Callable[[int], DeviceState | None], state_at: Callable[[bytes], DeviceState | None]
+    ) -> None:
+        self._state_of = state_of
+        self._state_at = state_at
+        self._by_place: dict[str, Exposure] = {}
+
+    def set(self, exposures: Iterable[Exposure]) -> None:
+        """The exposures are these from now on."""
+        self._by_place = {exposure.place: exposure for exposure in exposures}
+
+    def node_for(self, device_id: int) -> str | None:
+        """The node that a device's own flows leave from, if it is not the proxy's."""
+        return node_of(device_id) if f"node:{device_id}" in self._by_place else None
+
+    def find(
+        self,
+        *,
+        node: str,
+        transport: Literal["tcp", "udp"],
+        destination: IPAddress,
+        port: int,
+        source: IPAddress,
+        user: str,
+        tags: tuple[str, ...],
+    ) -> Target | Refusal:
+        """Where a flow goes, or why nowhere.
+
+        Args:
+            node: which of our nodes it arrived at.
+            destination, port: what was asked for.
+            source, user, tags: who asks.
+        """
+        routed = self._state_at(destination.packed)
+        address = destination
+        if routed is None and isinstance(destination, IPv6Address) and destination in VIA_RANGE:
+            address = IPv4Address(destination.packed[12:])
+            routed = self._state_at(address.packed)
+        if routed is not None:
+            return Target(routed, address, port)
+        if node.startswith(_OWN_NODE):
+            exposure = self._by_place.get(f"node:{node.removeprefix(_OWN_NODE)}")
+        else:
+            exposure = self._by_place.get(f"{transport}:{port}") or self._by_place.get("all")
+        if exposure is None:
+            return "inbound_not_exposed"
+        if not exposure.permits(source, user, tags):
+            return "inbound_not_permitted"
+        state = self._state_of(exposure.device_id)
+        if state is None:
+            return "inbound_device_off"
+        return Target(state, None, exposure.target_port or port)

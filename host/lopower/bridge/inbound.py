@@ -1,0 +1,244 @@
+"""Flows from the tailnet to devices: the peer there is answered only once the device was.
+
+A device without a session gets a few seconds to be woken: WireGuard tries its last endpoint as soon as there is a
+packet for it. Who refuses, cannot be woken, or is not exposed, is refused to the peer in time.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from lopower.bridge.between import CONNECTING, dial_error_of
+from lopower.bridge.exposed import Exposed, Target
+from lopower.bridge.policy import Via
+from lopower.bridge.tcp import DIAL_COUNTERS, StitchedTcp
+from lopower.bridge.udp import OutboundUdp, ReceiveSlots
+from lopower.netstack.errors import FlowError, FlowRefused
+from lopower.tailnet.driver import DialError, in_tailnet_ranges
+from lopower.tailnet.tsnet_streams import FramedUdp
+from lopower.wire import socks5
+
+if TYPE_CHECKING:
+    from lopower.bridge.device_state import DeviceState
+    from lopower.bridge.flow import FlowTable
+    from lopower.devices.exposures import Exposure
+    from lopower.netstack.tcp.connection import Connection
+    from lopower.netstack.udp import UdpFlow
+    from lopower.tailnet.tsnet_inbound import InboundRequest
+
+# Whether a device has a session, or (None) none but an endpoint to try, or (False) neither.
+Contact = Callable[[Any, float], bool | None]
+
+
+class _AwaitedDevice:
+    """The device's answer, as a dial: the socket watched meanwhile is the peer's stream."""
+
+    __slots__ = ("_connection", "socket")
+
+    def __init__(self, connection: Connection, stream: socket.socket) -> None:
+        self._connection = connection
+        self.socket = stream
+
+    def advance(self) -> bool:
+        """As `TcpDial.advance`."""
+        connection = self._connection
+        if connection.is_closed:
+            raise dial_error_of(connection.error)
+        return connection.state not in CONNECTING
+
+
+class InboundTcp(StitchedTcp):
+    """A connection that a node of the tailnet opened to a device."""
+
+    def __init__(
+        self,
+        table: FlowTable,
+        state: DeviceState,
+        connection: Connection,
+        request: InboundRequest,
+        timeout: float,
+        now: float,
+    ) -> None:
+        self._request = request
+        self._timeout = timeout
+        super().__init__(table, state, connection, _AwaitedDevice(connection, request.stream), Via.INBOUND, now)
+
+    @property
+    def deadline(self) -> float:
+        """As `Flow.deadline`."""
+        return self.started + self._timeout if self._dial is not None else super().deadline
+
+    def serve(self, now: float) -> bool:
+        """As `Flow.serve`."""
+        if self._dial is not None and self._ending:
+            self.table.count(self.state, "inbound_cancelled")
+            self.abort(now)
+            return False
+        return super().serve(now)
+
+    def describe(self) -> dict[str, Any]:
+        """As `Flow.describe`."""
+        return {**super().describe(), "from": self._request.name or str(self._request.source)}
+
+    def _has_news(self) -> bool:
+        return True
+
+    def _opened(self, now: float) -> None:
+        self.table.count(self.state, "inbound_accepted")
+        self._request.accept()
+
+    def _failed_to_open(self, error: DialError, now: float) -> None:
+        self.table.count(self.state, f"inbound_{DIAL_COUNTERS.get(type(error), 'dial_failed')}")
+        self._gave_up(now)
+
+    def _gave_up(self, now: float) -> None:
+        self._request.refuse()
+        if not self.connection.is_closed:
+            self.connection.abort(now)
+
+    def _device_ended(self) -> None:
+        if self._dial is not None:
+            self._failed_to_open(dial_error_of(self.connection.error), self.started)
+        super()._device_ended()
+
+
+class InboundUdp(OutboundUdp):
+    """Datagrams between a node of the tailnet and a device, begun by the node."""
+
+    def __init__(
+        self,
+        table: FlowTable,
+        state: DeviceState,
+        flow: UdpFlow,
+        request: InboundRequest,
+        slots: ReceiveSlots,
+        now: float,
+    ) -> None:
+        self._request = request
+        self._frames = FramedUdp(request.stream, answered=True)
+        super().__init__(table, state, flow, self._frames, Via.INBOUND, slots, now)
+
+    def serve(self, now: float) -> bool:
+        """As `Flow.serve`."""
+        if self.flow.error is FlowRefused:
+            self.table.count(self.state, "inbound_udp_refused")
+            self._frames.send_notice(socks5.CONNECTION_REFUSED)
+            self.flow.error = None
+        return super().serve(now)
+
+    def describe(self) -> dict[str, Any]:
+        """As `Flow.describe`."""
+        return {**super().describe(), "from": self._request.name or str(self._request.source)}
+
+
+class Inbound:
+    """Takes flows from the tailnet.
+
+    Args:
+        table: where flows are entered.
+        slots: for datagrams, shared.
+        gateway: the gateway's addresses, packed, by IP version.
+        contact: whether a device can be talked to.
+        exposed: which device is meant.
+    """
+
+    def __init__(
+        self, *, table: FlowTable, slots: ReceiveSlots, gateway: dict[int, bytes], contact: Contact, exposed: Exposed
+    ) -> None:
+        self._table = table
+        self._slots = slots
+        self._gateway = gateway
+        self._contact = contact
+        self._exposed = exposed
+
+    def set_exposures(self, exposures: Iterable[Exposure], now: float) -> None:
+        """The exposures are these from now on; flows that they do not permit any more end."""
+        self._exposed.set(exposures)
+        for flow in self._table:
+            if isinstance(flow, InboundTcp | InboundUdp):
+                target = self._find(flow._request)
+                if not isinstance(target, Target) or target.state is not flow.state or target.port != _port_of(flow):
+                    self._table.count(flow.state, "policy_changed")
+                    flow.abort(now)
+
+    def opened(self, request: InboundRequest, now: float, closing: bool = False) -> None:
+        """A flow came."""
+        table, config = self._table, self._table.config
+        target = self._find(request)
+        if not isinstance(target, Target):
+            table.counters[target] += 1
+            _refuse(request)
+            return
+        state, peer = target.state, target.state.peer
+        reason = None
+        contact = self._contact(peer, now)
+        count, limit = (
+            (state.tcp_flows, config.max_tcp_flows_per_device)
+            if request.transport == "tcp"
+            else (state.udp_flows, config.max_udp_flows_per_device)
+        )
+        ends = self._ends(target, request)
+        if closing:
+            reason = "closing"
+        elif len(table) >= config.max_flows or count >= limit or state.dials >= config.max_dials_per_device:
+            reason = "flow_limit"
+        elif contact is False:
+            reason = "inbound_device_off"
+        elif ends is None:
+            reason = "inbound_no_address"
+        if reason is not None or ends is None:
+            table.count(state, reason or "")
+            _refuse(request)
+            return
+        local, remote = ends
+        try:
+            if request.transport == "tcp":
+                connection = table.stack.tcp.connect(peer, local, remote, now)
+                timeout = config.wake_timeout if contact is None else config.inbound_timeout
+                InboundTcp(table, state, connection, request, timeout, now)
+            else:
+                flow = table.stack.udp.open(peer, local, remote, now)
+                InboundUdp(table, state, flow, request, self._slots, now)
+                table.count(state, "inbound_accepted")
+                request.accept()
+        except FlowError:
+            table.count(state, "dial_failed")
+            _refuse(request)
+
+    def _find(self, request: InboundRequest) -> Target | str:
+        return self._exposed.find(
+            node=request.node,
+            transport=request.transport,
+            destination=request.destination,
+            port=request.destination_port,
+            source=request.source,
+            user=request.user,
+            tags=request.tags,
+        )
+
+    def _ends(self, target: Target, request: InboundRequest) -> tuple[tuple[bytes, int], tuple[bytes, int]] | None:
+        """Our end and the device's. The device sees the peer itself where it can answer to that address."""
+        device = target.state.device
+        address = target.address
+        if address is None:
+            wanted, other = (device.ipv4, device.ipv6) if request.source.version == 4 else (device.ipv6, device.ipv4)
+            address = wanted or other
+        if address is None:
+            return None
+        remote = (address.packed, target.port)
+        if request.source.version == address.version and in_tailnet_ranges(request.source):
+            return (request.source.packed, request.source_port), remote
+        gateway = self._gateway.get(address.version)
+        return None if gateway is None else ((gateway, 0), remote)
+
+
+def _port_of(flow: InboundTcp | InboundUdp) -> int:
+    port: int = (flow.connection if isinstance(flow, InboundTcp) else flow.flow).remote[1]
+    return port
+
+
+def _refuse(request: InboundRequest) -> None:
+    request.refuse()
+    request.stream.close()
