@@ -31,9 +31,8 @@ func (m *member) filterInbound(p *packet.Parsed, wrapper *tstun.Wrapper, g *gro.
 	case len(*m.addresses.Load()) == 0: // not in the tailnet long enough to know
 		return filter.DropSilently, g
 	case !m.wants(destination):
-		if !p.IsError() && destination.IsGlobalUnicast() && m.unreachables.allow() {
-			m.node.sidecar.counters.unreachableSent.Add(1)
-			go m.send(packet.GenerateICMPHostUnreachable(destination, p.Src.Addr(), p))
+		if !p.IsError() && destination.IsGlobalUnicast() {
+			m.sendICMPError(destination, p.Src.Addr(), p.Buffer(), replyNoNetwork)
 		}
 		return filter.DropSilently, g
 	case p.IsEchoRequest():
@@ -102,7 +101,8 @@ func (m *member) sendUnreachable(peer, device netip.AddrPort, code byte) {
 	m.sendICMPError(device.Addr(), peer.Addr(), original, code)
 }
 
-// sendICMPError sends a destination unreachable message (RFC 792, RFC 4443 section 3.1) for a reply code.
+// sendICMPError sends a destination unreachable message (RFC 792, RFC 4443 section 3.1) for a reply code. It does not block and
+// keeps nothing of the original packet.
 func (m *member) sendICMPError(from, to netip.Addr, original []byte, code byte) {
 	if !m.unreachables.allow() {
 		return
@@ -118,18 +118,20 @@ func (m *member) sendICMPError(from, to netip.Addr, original []byte, code byte) 
 		which = codes{3, 4} // port
 	case replyForbidden:
 		which = codes{13, 1} // administratively prohibited
+	case replyNoNetwork:
+		which = codes{1, 0} // host, no route: gVisor takes no notice of "address"
 	}
 	if from.Is4() {
 		h := packet.ICMP4Header{
 			IP4Header: packet.IP4Header{Src: from, Dst: to}, Type: packet.ICMP4Unreachable, Code: which.v4,
 		}
-		m.send(packet.Generate(h, unreachablePayload(original, 28)))
+		go m.send(packet.Generate(h, unreachablePayload(original, 28)))
 		return
 	}
 	h := packet.ICMP6Header{
 		IP6Header: packet.IP6Header{Src: from, Dst: to}, Type: packet.ICMP6Unreachable, Code: which.v6,
 	}
-	m.send(packet.Generate(h, unreachablePayload(original, minIPv6MTU-h.Len()-4)))
+	go m.send(packet.Generate(h, unreachablePayload(original, minIPv6MTU-h.Len()-4)))
 }
 
 // unreachablePayload is four unused bytes and the beginning of the packet complained about.
