@@ -120,7 +120,7 @@ print(json.dumps(lopower.status()["counters"]))
         )
         interface = proxy.runtime.interface
         peer = next(iter(interface.peers.values()))
-        while not peer.has_session(time.monotonic()):
+        while not peer.has_session(time.monotonic()):  # noqa: ASYNC110 (nothing announces it)
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.3)
         peer.initiation_sent_at -= 5  # a handshake less than five seconds ago would hold it back
