@@ -11,7 +11,7 @@ COUNTER = "/lopower.count"
 PUMP_PERIOD = 20
 """Milliseconds between two turns of the timer, for programs that do not touch a socket for long."""
 
-tunnel = None
+_running = None  # not `tunnel`: that is the submodule
 problem = None
 _timer = None
 
@@ -22,8 +22,8 @@ def start(path=SETTINGS, network=None, counter=COUNTER):
     network: what brings up the network instead of Wi-Fi, called once without arguments. What is wrong with the settings
     is printed and told by `status`, and nothing is started; returns whether it was.
     """
-    global tunnel, problem
-    if tunnel is not None:
+    global _running, problem
+    if _running is not None:
         return True
     from . import settings, sockets
     from .tunnel import Tunnel
@@ -42,16 +42,16 @@ def start(path=SETTINGS, network=None, counter=COUNTER):
         from .wifi import station
 
         link = station(wanted)
-    tunnel = Tunnel(wanted, sockets.original, counter, link)
-    sockets.install(tunnel)
+    _running = Tunnel(wanted, sockets.original, counter, link)
+    sockets.install(_running)
     _start_timer(wanted.timer)
     return True
 
 
 def stop():
     """End the tunnel; `socket` is the original again."""
-    global tunnel, _timer
-    if tunnel is None:
+    global _running, _timer
+    if _running is None:
         return
     from . import sockets
 
@@ -59,7 +59,7 @@ def stop():
         _timer.deinit()
         _timer = None
     sockets.uninstall()
-    ended, tunnel = tunnel, None
+    ended, _running = _running, None
     ended.close()
 
 
@@ -68,34 +68,34 @@ def wait(seconds=30):
     from . import ticks
     from .tunnel import clock
 
-    if tunnel is None:
+    if _running is None:
         return False
     end = ticks.add(clock(), int(seconds * 1000))
     poller, generation = None, -1
     while True:
-        tunnel.pump()
-        if tunnel.is_up():
+        _running.pump()
+        if _running.is_up():
             return True
         left = ticks.diff(end, clock())
         if left <= 0:
             return False
-        if generation != tunnel.generation:
-            poller, generation = tunnel.poller(), tunnel.generation
-        tunnel.wait(poller, left)
+        if generation != _running.generation:
+            poller, generation = _running.poller(), _running.generation
+        _running.wait(poller, left)
 
 
 def pump(_=None):
     """One turn, for programs that neither use sockets often nor have a timer to spare."""
-    if tunnel is not None:
-        tunnel.pump()
+    if _running is not None:
+        _running.pump()
 
 
 async def run():
     """A task for asyncio programs: pumps as long as the tunnel is there."""
     import asyncio
 
-    while tunnel is not None:
-        tunnel.pump()
+    while _running is not None:
+        _running.pump()
         await asyncio.sleep_ms(PUMP_PERIOD)
 
 
@@ -103,7 +103,7 @@ def status():
     """What is up, what is not and why, as a dictionary."""
     from .report import report
 
-    return report(tunnel, problem)
+    return report(_running, problem)
 
 
 def _start_timer(number):

@@ -128,3 +128,176 @@ print(json.dumps(lopower.status()["counters"]))
         counters = json.loads(await program)
     assert counters["responses_sent"] == 1
     assert "not_authentic" not in counters
+
+
+async def test_asyncio_streams(tmp_path: Path) -> None:
+    """Five connections at once, and a task beside them that is not starved."""
+    async with running_proxy(tmp_path) as proxy, tcp_server(_echo) as port:
+        _device(proxy, tmp_path)
+        proxy.serve(7, port)
+        output = await micropython(
+            START
+            + """
+import asyncio
+
+ticks = 0
+async def ticker():
+    global ticks
+    while True:
+        ticks += 1
+        await asyncio.sleep_ms(1)
+
+async def exchange(number):
+    reader, writer = await asyncio.open_connection("10.90.0.1", 7)
+    line = b"line %d " % number + b"x" * 3000 + b"\\n"
+    for _ in range(5):
+        writer.write(line)
+        await writer.drain()
+        assert await reader.readline() == line
+    writer.write(b"abcdef")
+    await writer.drain()
+    assert await reader.readexactly(6) == b"abcdef"
+    writer.close()
+    await writer.wait_closed()
+    return number
+
+async def main():
+    task = asyncio.create_task(ticker())
+    pump = asyncio.create_task(lopower.run())
+    done = await asyncio.gather(*[exchange(i) for i in range(5)])
+    task.cancel()
+    pump.cancel()
+    return done
+
+print(asyncio.run(main()), ticks > 5)
+""",
+            tmp_path,
+        )
+    assert output == "[0, 1, 2, 3, 4] True\n"
+
+
+async def test_errors_and_timeouts(tmp_path: Path) -> None:
+    """What `socket` raises elsewhere it raises here: by the numbers of `errno`."""
+    async with running_proxy(tmp_path) as proxy, tcp_server(_echo) as port:
+        _device(proxy, tmp_path)
+        proxy.serve(7, port)
+        output = await micropython(
+            START
+            + """
+import errno, select, socket
+
+def number(function, *arguments):
+    try:
+        function(*arguments)
+    except OSError as error:
+        return error.errno
+
+refused = socket.socket()
+assert number(refused.connect, ("10.90.0.1", 9999)) == errno.ECONNREFUSED
+forbidden = socket.socket()
+assert number(forbidden.connect, ("100.64.9.9", 80)) in (errno.EHOSTUNREACH, errno.EACCES, errno.ECONNREFUSED)
+
+link = socket.socket()
+link.settimeout(0)
+assert number(link.connect, ("10.90.0.1", 7)) == errno.EINPROGRESS
+poller = select.poll()
+poller.register(link, select.POLLOUT)
+assert poller.poll(3000)[0][1] & select.POLLOUT
+assert number(link.recv, 10) == errno.EAGAIN
+assert link.read(10) is None
+assert link.readline() is None
+poller.modify(link, select.POLLIN)
+began = time.ticks_ms()
+assert poller.poll(60) == []
+assert 50 <= time.ticks_diff(time.ticks_ms(), began) < 500
+link.settimeout(0.1)
+began = time.ticks_ms()
+assert number(link.recv, 10) == errno.ETIMEDOUT
+assert 90 <= time.ticks_diff(time.ticks_ms(), began) < 500
+link.settimeout(3)
+link.sendall(b"one\\ntwo\\nthree")
+assert link.readline() == b"one\\n"
+assert link.read(4) == b"two\\n"
+assert link.recv(100) == b"three"
+link.write("text", 2)
+assert link.read(2) == b"te"
+link.shutdown(1)
+assert link.recv(100) == b""
+assert link.read() == b""
+link.close()
+assert number(link.send, b"x") == errno.EBADF
+plain = socket.socket()
+assert number(plain.recv, 1) == errno.ENOTCONN
+
+# Past the tunnel: loopback is the original's.
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.bind(("127.0.0.1", 0)) if False else server.bind(socket.getaddrinfo("127.0.0.1", 45871)[0][-1])
+server.listen(1)
+client = socket.socket()
+client.connect(("127.0.0.1", 45871))
+accepted, _ = server.accept()
+client.write(b"past\\n")
+assert accepted.readline() == b"past\\n"
+for each in (accepted, client, server):
+    each.close()
+
+# After some use nothing is left but what waits for its time to pass.
+end = time.ticks_add(time.ticks_ms(), 1000)
+while lopower.status()["connections"] > 1 and time.ticks_diff(end, time.ticks_ms()) > 0:
+    lopower.pump()
+assert lopower.status()["connections"] <= 1, lopower.status()
+lopower.stop()
+assert socket.__name__ != "socket"
+import socket as again
+assert not hasattr(again, "install")
+print("done")
+""",
+            tmp_path,
+        )
+    assert output == "done\n"
+
+
+async def test_another_endpoint_when_nobody_answers(tmp_path: Path) -> None:
+    """A dead endpoint, a name that does not resolve, a proxy with another key: the right one is found by itself."""
+    from tests.support.micropython import device_settings
+
+    async with running_proxy(tmp_path) as proxy:
+        proxy.enrol("sensor")
+        content = device_settings(proxy.configuration("sensor"))
+        right = content["proxies"][0]
+        wrong_key = {**right, "public_key": content["private_key"], "preshared_key": None}
+        right["endpoints"] = ["no-such-host.invalid:1", *right["endpoints"]]
+        content["proxies"] = [wrong_key, right]
+        (tmp_path / "lopower.json").write_text(json.dumps(content))
+        output = await micropython(
+            """
+import lopower
+import lopower.peer, lopower.tunnel
+lopower.peer.REKEY_TIMEOUT = 150
+lopower.peer.REKEY_JITTER = 5
+lopower.start("lopower.json", network=lambda: None, counter="count")
+assert not lopower.wait(0.3)
+assert "no answer" in lopower.status()["state"] or "under way" in lopower.status()["state"], lopower.status()
+assert lopower.wait(10), lopower.status()
+print(lopower.status()["counters"]["endpoint_changes"])
+""",
+            tmp_path,
+        )
+    assert int(output) >= 1
+
+
+def test_settings_that_are_no_settings(tmp_path: Path) -> None:
+    """A message in words, `start` says False, and the program goes on."""
+    from tests.support.micropython import run_micropython
+
+    program = """
+import lopower
+print(lopower.start("lopower.json", network=lambda: None, counter="count"), lopower.status(), lopower.wait(1))
+import socket
+socket.socket().close()
+"""
+    assert "lopower.json is missing" in run_micropython(program, tmp_path)
+    (tmp_path / "lopower.json").write_text('{"private_key": "AA')
+    output = run_micropython(program, tmp_path)
+    assert output.startswith("lopower: lopower.json is not whole, or no JSON\nFalse {'state': ")
