@@ -157,14 +157,19 @@ class Supervisor:
                 raise SidecarUnusableError(f"{self._command[0]} is not a program for this machine") from None
             return f"could not be started: {exc.strerror}"
         self.process = process.pid
+        assert process.stdout is not None
         assert process.stderr is not None
         self._last_error = ""
-        reading = asyncio.create_task(self._read_log(process.stderr))
+        pipes = [asyncio.create_task(self._read_log(process.stderr))]
         waiting = asyncio.create_task(process.wait())
         was_ready = False
         reason = "was stopped"
         try:
-            problem = await self._until_ready(process, waiting)
+            try:
+                problem = await self._until_ready(process.stdout, waiting)
+            finally:
+                # asyncio has a process end when its pipes have: whatever it says beyond its hello must be read.
+                pipes.append(asyncio.create_task(_discard(process.stdout)))
             if problem is not None:
                 reason = problem
                 return reason
@@ -178,15 +183,15 @@ class Supervisor:
                 self._ended(reason)
             await self._end(process, waiting)
             self.process = None
-            with contextlib.suppress(asyncio.CancelledError, TimeoutError):
-                await asyncio.wait_for(reading, 1.0)
+            await asyncio.wait(pipes, timeout=1.0)
+            for task in pipes:
+                task.cancel()
 
-    async def _until_ready(self, process: asyncio.subprocess.Process, waiting: asyncio.Task[int]) -> str | None:
+    async def _until_ready(self, stdout: asyncio.StreamReader, waiting: asyncio.Task[int]) -> str | None:
         """None once it is ready; else what was wrong."""
-        assert process.stdout is not None
         try:
             async with asyncio.timeout(START_SECONDS):
-                line = await process.stdout.readline()
+                line = await stdout.readline()
                 if not line:
                     return self._how_it_ended(await asyncio.shield(waiting))
         except TimeoutError:
@@ -250,6 +255,11 @@ class Supervisor:
             level, text = forward(line)
             if level >= logging.ERROR:
                 self._last_error = text
+
+
+async def _discard(stream: asyncio.StreamReader) -> None:
+    while await stream.read(MAX_LINE):
+        pass
 
 
 def forward(line: bytes) -> tuple[int, str]:

@@ -1,0 +1,30 @@
+"""A test tailnet for each test, built once, and a proxy that joins it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.tailnet_world import TailnetWorld, build_world, running_world, sidecar_directory
+
+
+@pytest.fixture(scope="session")
+def world_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sidecar_directory(tmp_path_factory.mktemp("sidecar"))
+
+
+@pytest.fixture
+async def tailnet(world_program: Path, sidecar: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TailnetWorld]:
+    monkeypatch.setenv("PATH", f"{sidecar}:{os.environ['PATH']}")
+    monkeypatch.setenv("TS_PANIC_IF_HIT_MAIN_CONTROL", "1")
+    monkeypatch.setenv("TS_DISABLE_PORTMAPPER", "1")
+    async with running_world(world_program, "peer", "other") as world:
+        yield world

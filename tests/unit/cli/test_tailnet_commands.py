@@ -1,0 +1,130 @@
+"""`lopower login`, `logout`, `expose` and the tailnet in `status`, as processes, against a real control plane."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lopower.devices.exposures import Exposure
+from tests.support.control_plane import ControlPlane, control_plane
+from tests.support.registries import new_device
+from tests.support.tsnet_world import TsnetWorld, tsnet_world
+
+
+@pytest.fixture
+async def plane(tmp_path: Path) -> AsyncIterator[ControlPlane]:
+    async with control_plane(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def tailnet(plane: ControlPlane, tmp_path: Path) -> AsyncIterator[TsnetWorld]:
+    async with tsnet_world(tmp_path) as world:
+        plane.runtime.driver = world.driver
+        plane.registry.add(new_device("kitchen"))
+        plane.registry.add(new_device("hall"))
+        yield world
+
+
+async def test_without_a_node_of_ours_the_way_is_told(plane: ControlPlane) -> None:
+    for command, hint in (
+        (["login"], "tailscale up"),
+        (["logout"], "tailscale logout"),
+        (["expose", "kitchen"], "start the daemon with --tailnet tsnet"),
+    ):
+        code, out, err = await plane.lopower(*command)
+        assert (code, out) == (1, "")
+        assert hint in err
+    assert await plane.lopower("expose") == (0, "nothing is exposed; see lopower expose --help\n", "")
+
+
+async def test_login_by_url_and_key_and_logout(plane: ControlPlane, tailnet: TsnetWorld, tmp_path: Path) -> None:
+    code, out, _ = await plane.lopower("logout")
+    assert code == 0
+    await tailnet.until_state("needs-login")
+    code, out, err = await plane.lopower("login")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["not logged in to the tailnet", "open https://login.example/a/2"]
+    wrong, right = tmp_path / "wrong", tmp_path / "right"
+    wrong.write_text("bad\n")
+    right.write_text("good\n")
+    code, out, _ = await plane.lopower("login", "--auth-key-file", str(wrong))
+    assert "invalid authkey" in out
+    await plane.lopower("login", "--auth-key-file", str(right))
+    await tailnet.until_state("running")
+    code, out, _ = await plane.lopower("login", "--auth-key-file", str(right))
+    assert (code, out) == (
+        0,
+        "in the tailnet example.org as lopower.tail.example, 100.64.0.3, fd7a:115c:a1e0::3\n",
+    )
+
+
+@pytest.mark.parametrize("content", ["", "two words\n", None])
+async def test_a_key_file_that_holds_no_key(plane: ControlPlane, tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_text(content)
+    code, _, err = await plane.lopower("login", "--auth-key-file", str(file))
+    assert code == 2
+    assert str(file) in err
+
+
+async def test_expose_list_and_take_back(plane: ControlPlane, tailnet: TsnetWorld) -> None:
+    assert await plane.lopower("expose", "kitchen") == (0, "lopower.tail.example reaches kitchen\n", "")
+    code, out, _ = await plane.lopower("expose", "hall", "--port", "8080:80", "--from", "tag:phone", "--from", "a@b.c")
+    assert (code, out) == (
+        0,
+        "lopower.tail.example, tcp port 8080 reaches hall, port 80, for tag:phone, a@b.c\n",
+    )
+    await plane.lopower("expose", "hall", "--port", "5683", "--udp")
+    code, out, _ = await plane.lopower("expose", "hall", "--node")
+    assert (code, out.splitlines()[0]) == (0, "hall reaches hall")
+    assert [entry.place for entry in plane.runtime.exposed] == ["all", "node:2", "tcp:8080", "udp:5683"]
+    code, out, _ = await plane.lopower("expose", "--json")
+    assert [(entry["device"], entry["place"]) for entry in json.loads(out)["exposures"]] == [
+        ("kitchen", "all"),
+        ("hall", "node"),
+        ("hall", "tcp:8080"),
+        ("hall", "udp:5683"),
+    ]
+    code, out, _ = await plane.lopower("expose")
+    assert len(out.splitlines()) == 5
+
+    await plane.lopower("expose", "hall", "--port", "8080", "--off")
+    assert [entry.place for entry in plane.runtime.exposed] == ["all", "node:2", "udp:5683"]
+    await plane.lopower("expose", "hall", "--off")
+    assert plane.runtime.exposed == (Exposure(device_id=1, kind="all"),)
+    code, _, err = await plane.lopower("expose", "hall", "--off")
+    assert (code, "hall is not exposed" in err) == (5, True)
+    await plane.lopower("device", "remove", "kitchen")
+    assert not plane.runtime.exposed
+
+
+async def test_what_cannot_be_exposed(plane: ControlPlane, tailnet: TsnetWorld) -> None:
+    await plane.lopower("expose", "kitchen")
+    for command, code, said in (
+        (["expose", "hall"], 1, "kitchen is exposed there already"),
+        (["expose", "nobody"], 5, "there is no device 'nobody'"),
+        (["expose", "hall", "--port", "0"], 2, "a port goes with"),
+        (["expose", "hall", "--port", "70000"], 2, "ports are 1 to 65535"),
+        (["expose", "hall", "--port", "http"], 2, "not PORT"),
+        (["expose", "hall", "--port", "80", "--node"], 2, "do not go together"),
+        (["expose", "hall", "--udp"], 2, "do not go together"),
+        (["expose", "--off"], 2, "do not go together"),
+        (["expose", "hall", "--from", "everybody"], 2, "is nobody"),
+        (["expose", "hall", "--node", "--hostname", "a.b"], 2, "not a host's name"),
+    ):
+        got, _, err = await plane.lopower(*command)
+        assert (got, said in err) == (code, True), (command, err)
+
+
+async def test_nodes_are_limited(plane: ControlPlane, tailnet: TsnetWorld) -> None:
+    plane.operations.settings = replace(plane.operations.settings, max_nodes=1)
+    assert (await plane.lopower("expose", "hall", "--node"))[0] == 0
+    assert (await plane.lopower("expose", "hall", "--node", "--hostname", "other"))[0] == 0
+    code, _, err = await plane.lopower("expose", "kitchen", "--node")
+    assert (code, "max_nodes is 1" in err) == (1, True)
