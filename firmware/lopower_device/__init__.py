@@ -8,6 +8,7 @@ lopower.status()
 
 SETTINGS = "/lopower.json"
 COUNTER = "/lopower.count"
+SETS = "/lopower.sets"
 PUMP_PERIOD = 20
 """Milliseconds between two turns of the timer, for programs that do not touch a socket for long."""
 
@@ -25,16 +26,17 @@ def start(path=SETTINGS, network=None, counter=COUNTER):
     global _running, problem
     if _running is not None:
         return True
-    from . import settings, sockets
-    from .tunnel import Tunnel
-
+    settings = _once("settings")
     try:
         wanted = settings.load(path)
     except settings.SettingsError as error:
         problem = str(error)
         print("lopower:", problem)
         return False
-    problem = None
+    problem = settings = None
+    from . import sockets
+    from .tunnel import Tunnel
+
     link = None
     if network is not None:
         network()
@@ -42,7 +44,7 @@ def start(path=SETTINGS, network=None, counter=COUNTER):
         from .wifi import station
 
         link = station(wanted)
-    _running = Tunnel(wanted, sockets.original, counter, link)
+    _running = Tunnel(wanted, sockets.original, counter, link, _trial())
     sockets.install(_running)
     _start_timer(wanted.timer)
     return True
@@ -101,9 +103,31 @@ async def run():
 
 def status():
     """What is up, what is not and why, as a dictionary."""
-    from .report import report
+    return _once("report").report(_running, problem)
 
-    return report(_running, problem)
+
+def _once(name):
+    """A module of this package that is needed for one call: nothing keeps it afterwards, as the heap is small."""
+    import sys
+
+    full = __name__ + "." + name
+    __import__(full)
+    module = sys.modules.pop(full)
+    package = sys.modules[__name__]
+    if hasattr(package, name):
+        delattr(package, name)
+    return module
+
+
+def _trial():
+    """What watches a set of files on trial, if boot.py has noted one."""
+    import os
+
+    try:
+        os.stat(SETS)
+    except OSError:
+        return None
+    return _once("trial").pending(SETS)
 
 
 def _start_timer(number):

@@ -53,6 +53,10 @@ def is_address(text):
         return False
 
 
+class Record:
+    """A set of named values."""
+
+
 class Networks:
     """A few networks, such as AllowedIPs: a linear search is right for a handful."""
 

@@ -15,11 +15,13 @@ def words(count):
     return array("I", bytes(4 * count))
 
 
-_SIGMA = (
-    "0123456789abcdef", "ea489fd61c02b753", "b8c052fdae367194", "7931dcbe265a40f8", "905724afe1bc683d",
-    "2c6a0b834d75fe19", "c51fed4a0763928b", "db7ec13950f4862a", "6fe9b308c2d714a5", "a2847615fb9e3cd0",
-)  # fmt: skip
-_ORDER = bytes([16 + int(digit, 16) for line in _SIGMA for digit in line])  # RFC 7693 section 2.7
+_ORDER = bytes(  # RFC 7693 section 2.7, each entry plus 16; one hexadecimal digit per entry
+    [
+        16 + int(digit, 16)
+        for digit in "0123456789abcdefea489fd61c02b753b8c052fdae3671947931dcbe265a40f8905724afe1bc683d"
+        "2c6a0b834d75fe19c51fed4a0763928bdb7ec13950f4862a6fe9b308c2d714a5a2847615fb9e3cd0"
+    ]
+)
 _VECTOR = array(
     "I",
     b"\x67\xe6\x09\x6a\x85\xae\x67\xbb\x72\xf3\x6e\x3c\x3a\xf5\x4f\xa5"

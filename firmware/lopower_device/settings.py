@@ -1,9 +1,12 @@
-"""lopower.json: what it may hold, and in words what is wrong with it."""
+"""lopower.json: what it may hold, and in words what is wrong with it.
+
+Read once, at the start: what it returns refers to nothing here, so that the module can go.
+"""
 
 import json
 from binascii import a2b_base64
 
-from . import addresses
+from .addresses import Networks, Record, parse
 
 DEFAULT_PORT = 51820
 MAX_ENDPOINTS = 8
@@ -13,54 +16,52 @@ class SettingsError(Exception):
     """A text for the user."""
 
 
-class Proxy:
+def _proxy(entry, private_key):
     """One proxy: keys, our addresses there, its endpoints as (name or address, port)."""
+    proxy = Record()
+    proxy.private_key = _key(entry, "private_key", private_key)
+    proxy.public_key = _key(entry, "public_key")
+    if proxy.private_key is None:
+        raise SettingsError("private_key is missing")
+    if proxy.public_key is None:
+        raise SettingsError("public_key of a proxy is missing")
+    proxy.preshared_key = _key(entry, "preshared_key")
+    proxy.addresses = [_packed(text.partition("/")[0]) for text in _texts(entry, "addresses")]
+    if not proxy.addresses:
+        raise SettingsError("addresses of a proxy are missing")
+    proxy.dns = [_packed(text) for text in _texts(entry, "dns")]
+    proxy.endpoints = [_endpoint(text) for text in _texts(entry, "endpoints")][:MAX_ENDPOINTS]
+    if not proxy.endpoints:
+        raise SettingsError("endpoints of a proxy are missing")
+    try:
+        proxy.allowed = Networks(_texts(entry, "allowed_ips"))
+    except ValueError as error:
+        raise SettingsError("allowed_ips: " + str(error)) from None
+    proxy.mtu = _number(entry, "mtu", 1420, 576, 1420)
+    proxy.persistent_keepalive = 1000 * _number(entry, "persistent_keepalive", 25, 0, 65535)
+    return proxy
 
-    def __init__(self, entry, private_key):
-        self.private_key = _key(entry, "private_key", private_key)
-        self.public_key = _key(entry, "public_key")
-        if self.private_key is None:
-            raise SettingsError("private_key is missing")
-        if self.public_key is None:
-            raise SettingsError("public_key of a proxy is missing")
-        self.preshared_key = _key(entry, "preshared_key")
-        self.addresses = [_packed(text.partition("/")[0]) for text in _texts(entry, "addresses")]
-        if not self.addresses:
-            raise SettingsError("addresses of a proxy are missing")
-        self.dns = [_packed(text) for text in _texts(entry, "dns")]
-        self.search_domain = entry.get("search_domain") or ""
-        self.endpoints = [_endpoint(text) for text in _texts(entry, "endpoints")][:MAX_ENDPOINTS]
-        if not self.endpoints:
-            raise SettingsError("endpoints of a proxy are missing")
-        try:
-            self.allowed = addresses.Networks(_texts(entry, "allowed_ips"))
-        except ValueError as error:
-            raise SettingsError("allowed_ips: " + str(error)) from None
-        self.mtu = _number(entry, "mtu", 1420, 576, 1420)
-        self.persistent_keepalive = 1000 * _number(entry, "persistent_keepalive", 25, 0, 65535)
 
-
-class Settings:
-    """All of the file. Raises SettingsError."""
-
-    def __init__(self, content):
-        if not isinstance(content, dict):
-            raise SettingsError("the file is not a JSON object")
-        proxies = content.get("proxies")
-        if not isinstance(proxies, list) or not proxies or not all(isinstance(entry, dict) for entry in proxies):
-            raise SettingsError("proxies must be a list of at least one")
-        private_key = _key(content, "private_key")
-        self.proxies = [Proxy(entry, private_key) for entry in proxies]
-        self.wifi = content.get("wifi") or []
-        if not isinstance(self.wifi, list) or not all(isinstance(n, dict) and "ssid" in n for n in self.wifi):
-            raise SettingsError("wifi must be a list of networks, each with an ssid")
-        self.country = content.get("country")
-        self.hostname = content.get("hostname")
-        self.everything = content.get("tunnel") == "all"
-        if content.get("tunnel", "allowed") not in ("allowed", "all"):
-            raise SettingsError('tunnel must be "allowed" or "all"')
-        self.timer = content.get("timer", -1)
-        self.written = _number(content, "written", 0, 0, 1 << 40)
+def _settings(content):
+    if not isinstance(content, dict):
+        raise SettingsError("the file is not a JSON object")
+    proxies = content.get("proxies")
+    if not isinstance(proxies, list) or not proxies or not all(isinstance(entry, dict) for entry in proxies):
+        raise SettingsError("proxies must be a list of at least one")
+    settings = Record()
+    private_key = _key(content, "private_key")
+    settings.proxies = [_proxy(entry, private_key) for entry in proxies]
+    settings.wifi = content.get("wifi") or []
+    if not isinstance(settings.wifi, list) or not all(isinstance(n, dict) and "ssid" in n for n in settings.wifi):
+        raise SettingsError("wifi must be a list of networks, each with an ssid")
+    settings.country = content.get("country")
+    settings.hostname = content.get("hostname")
+    settings.everything = content.get("tunnel") == "all"
+    if content.get("tunnel", "allowed") not in ("allowed", "all"):
+        raise SettingsError('tunnel must be "allowed" or "all"')
+    settings.timer = content.get("timer", -1)
+    settings.written = _number(content, "written", 0, 0, 1 << 40)
+    return settings
 
 
 def load(path):
@@ -73,7 +74,7 @@ def load(path):
     except ValueError:
         raise SettingsError(path + " is not whole, or no JSON") from None
     try:
-        return Settings(content)
+        return _settings(content)
     except SettingsError as error:
         raise SettingsError(path + ": " + str(error)) from None
 
@@ -100,7 +101,7 @@ def _texts(entry, name):
 
 def _packed(text):
     try:
-        return addresses.parse(text)
+        return parse(text)
     except ValueError as error:
         raise SettingsError(str(error)) from None
 

@@ -168,7 +168,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         if outside:
             self._open_real().bind(_outside(host or "0.0.0.0", port, self._type))
         if inside and self._type == SOCK_DGRAM:
-            self._locked(lambda now: self._set_flow(tunnel.stack.open_udp(len(packed), port)))
+            self._locked(self._open_udp, len(packed), port)
 
     def listen(self, backlog=2):
         """Accept connections."""
@@ -177,7 +177,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         if tunnel is not None and self._bound is not None:
             packed, port = self._bound
             if not any(packed) or packed in tunnel.proxy.addresses:
-                self._locked(lambda now: self._set_flow(tunnel.stack.listen(port, backlog)))
+                self._locked(self._open_listener, port, backlog)
 
     def accept(self):
         """(socket, (address, port)) of the next connection."""
@@ -204,13 +204,13 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         remote = (packed, port)
         if self._type == SOCK_DGRAM:
             if self._flow is None:
-                self._locked(lambda now: self._set_flow(tunnel.stack.open_udp(len(packed))))
+                self._locked(self._open_udp, len(packed), 0)
             self._flow.remote = remote
             return
         if self._flow is not None:
             raise OSError(errno.EALREADY if self._flow.state == SYN_SENT else errno.EISCONN)
         local_port = self._bound[1] if self._bound else 0
-        self._locked(lambda now: self._set_flow(tunnel.stack.connect(remote, now, local_port)))
+        self._locked(self._open_tcp, remote, local_port)
         if self._timeout == 0:
             raise OSError(_EINPROGRESS)
         self._wait(self._is_connected)
@@ -247,7 +247,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         sent = 0
         while True:
             self._check()
-            sent += self._locked(lambda now: self._flow.write(data, offset + sent, length - sent, now))
+            sent += self._locked(self._flow.write, data, offset + sent, length - sent)
             if sent == length:
                 return sent
             if self._timeout == 0:
@@ -267,13 +267,13 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         if not _through(packed):
             return self._open_real().sendto(data, _outside(host, port, SOCK_DGRAM))
         if self._flow is None:
-            self._locked(lambda now: self._set_flow(tunnel.stack.open_udp(len(packed))))
+            self._locked(self._open_udp, len(packed), 0)
         self._send_datagram(data, (packed, port))
         return len(data)
 
     def _send_datagram(self, data, remote):
         try:
-            self._locked(lambda now: self._flow.send(data, remote, now))
+            self._locked(self._flow.send, data, remote)
         except ValueError:
             raise OSError(90) from None  # EMSGSIZE
 
@@ -289,7 +289,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
             self._check_end()
             return b""
         data = bytearray(min(size, flow.received.length))
-        self._locked(lambda now: flow.read(data, len(data), now))
+        self._locked(flow.read, data, len(data))
         return bytes(data)
 
     def recvfrom(self, size, flags=0):
@@ -329,7 +329,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         if not flow.received.length:
             self._check_end()
             return 0
-        return self._locked(lambda now: flow.read(buffer, length, now))
+        return self._locked(flow.read, buffer, length)
 
     def read(self, size=-1):
         """`size` bytes, or all until the end; without blocking, what there is, or None."""
@@ -392,7 +392,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         if level == SOL_SOCKET and option == SO_KEEPALIVE:
             self._keepalive = bool(value)
             if self._flow is not None and hasattr(self._flow, "set_keepalive"):
-                self._locked(lambda now: self._flow.set_keepalive(self._keepalive, now))
+                self._locked(self._flow.set_keepalive, self._keepalive)
         if self._real is not None:
             self._real.setsockopt(level, option, value)
         else:
@@ -416,7 +416,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         self._closed = True
         flow, real = self._flow, self._real
         if flow is not None:
-            self._locked(lambda now: flow.close() if isinstance(flow, Endpoint) else flow.close(now))
+            self._locked(flow.close)
             self._pump()
         if real is not None:
             real.close()
@@ -476,14 +476,23 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         if self._keepalive and hasattr(flow, "set_keepalive"):
             flow.set_keepalive(True, clock())
 
-    def _locked(self, action):
-        """`action(now)` under the tunnel's lock."""
+    def _locked(self, action, *arguments):
+        """`action(*arguments, now)` under the tunnel's lock."""
         lock = self._tunnel.lock if self._tunnel is not None else tunnel.lock
         lock.acquire()
         try:
-            return action(clock())
+            return action(*arguments, clock())
         finally:
             lock.release()
+
+    def _open_udp(self, size, port, now):
+        self._set_flow(tunnel.stack.open_udp(size, port))
+
+    def _open_tcp(self, remote, port, now):
+        self._set_flow(tunnel.stack.connect(remote, now, port))
+
+    def _open_listener(self, port, backlog, now):
+        self._set_flow(tunnel.stack.listen(port, backlog))
 
     def _pump(self):
         if tunnel is not None:

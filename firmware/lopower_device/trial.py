@@ -5,7 +5,6 @@ import os
 
 from . import ticks
 
-STATE = "/lopower.sets"
 LIMIT = 120_000
 """Milliseconds from the network's being up within which a handshake must follow."""
 
@@ -44,7 +43,7 @@ class Trial:
             pass  # boot.py's count of starts decides
 
 
-def pending(path=STATE, reset=None):
+def pending(path, reset=None):
     """The trial that boot.py has noted, or None."""
     try:
         with open(path) as file:

