@@ -35,12 +35,20 @@ class Poller:
         loop: the loop that watches.
         on_ready: called by the loop when there is something to dispatch, and by `wake`: it asks for a turn.
         use_epoll: False takes the portable way even where epoll is there.
+        turn: has a turn at once, which the loop may call itself; without it, `on_ready` asks for one, and the loop goes
+            round once more.
 
     Attributes:
         edge_triggered: whether epoll is in use.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_ready: Callable[[], None], use_epoll: bool = True) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_ready: Callable[[], None],
+        use_epoll: bool = True,
+        turn: Callable[[], None] | None = None,
+    ) -> None:
         self.edge_triggered = use_epoll and _EPOLL
         self._loop = loop
         self._on_ready = on_ready
@@ -49,7 +57,7 @@ class Poller:
         self._closed = False
         if self.edge_triggered:
             self._epoll = select.epoll()
-            loop.add_reader(self._epoll.fileno(), on_ready)
+            loop.add_reader(self._epoll.fileno(), turn or on_ready)
 
     def __len__(self) -> int:
         """Descriptors watched."""

@@ -76,7 +76,7 @@ class DataPath:
         self.stack = stack
         self.application = application
         self._running = True
-        self._loop.add_reader(self.socket.fileno(), self._turn)
+        self._loop.add_reader(self.socket.fileno(), self.turn)
         self.wake()
 
     def stop(self) -> None:
@@ -92,7 +92,7 @@ class DataPath:
         """Have a turn soon: something outside of a turn gave the cores work."""
         if not self._woken and self._running:
             self._woken = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self.turn)
 
     def _want_write(self, wanted: bool) -> None:
         if wanted:
@@ -100,7 +100,8 @@ class DataPath:
         else:
             self._loop.remove_writer(self.socket.fileno())
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Have a turn now; for the loop to call, never from within a turn."""
         self._woken = False
         if not self._running:
             return
@@ -157,4 +158,4 @@ class DataPath:
 
     def _timer_due(self) -> None:
         self._timer = None
-        self._turn()
+        self.turn()

@@ -136,7 +136,7 @@ class ProxyRuntime:
         )
         self._dns_settings = self._dns_config(settings)
         self.dns = DnsServer(self._dns_settings, names=self, tailnet=self.driver.query, entropy=os.urandom, clock=clock)
-        self.poller = Poller(loop, self.path.wake, use_epoll="epoll" not in settings.without)
+        self.poller = Poller(loop, self.path.wake, use_epoll="epoll" not in settings.without, turn=self.path.turn)
         self.bridge = Bridge(
             stack=self.stack,
             driver=self.driver,
