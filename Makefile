@@ -4,24 +4,25 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+SIDECAR := $(BIN)/lopower-sidecar
 
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
   zbar-tools faketime curl iputils-ping zsh fish systemd
 
-.PHONY: setup demo test lint types contracts check bench-quick bench-firmware clean
+.PHONY: setup sidecar demo test lint types contracts check bench-quick bench-firmware clean
 .DEFAULT_GOAL := help
 
 help:                     ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: $(STAMP)           ## .venv with lopower and what its tests need
+setup: $(STAMP) sidecar   ## .venv with lopower, what its tests need, and the sidecar
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)            ## a daemon, virtual devices and real traffic on loopback; KEEP=1 leaves the daemon up
+demo: setup               ## a daemon, virtual devices and real traffic on loopback; KEEP=1 leaves the daemon up
 	@$(BIN)/python -m lopower_hil.demo $(if $(KEEP),--keep)
 
 bench-quick: $(STAMP)     ## CPU per GB and Mbit/s up and down, connects/s, against wireguard-go in the same run
@@ -29,6 +30,17 @@ bench-quick: $(STAMP)     ## CPU per GB and Mbit/s up and down, connects/s, agai
 
 bench-firmware: $(STAMP)  ## the firmware's cryptography in instructions and milliseconds of a board, by emulation
 	$(BIN)/python -m tests.bench.bench_firmware
+
+sidecar: $(STAMP)         ## the Go program that joins a tailnet; without Go everything else works
+	@if command -v go >/dev/null; then \
+	  $(MAKE) --no-print-directory $(SIDECAR); \
+	else \
+	  echo "Go is not installed, so the tsnet driver is left out; the host driver works without it"; \
+	fi
+
+$(SIDECAR): $(wildcard host/sidecar/*.go) host/sidecar/go.mod host/sidecar/build.sh
+	@echo "building the sidecar; the first time takes some minutes"
+	sh host/sidecar/build.sh $@
 
 lint: $(STAMP)            ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -42,12 +54,18 @@ contracts: $(STAMP)       ## which package may import which
 
 check: lint types contracts
 
-test: $(STAMP) test-packages check   ## lint, types, import contracts and all tests
+test: setup test-packages test-programs check   ## lint, types, import contracts and all tests
 	@# A short base: the kernel takes 103 bytes for the path of a unix socket.
 	@base=$$(mktemp -d /tmp/lpXXXX) && \
 	  $(BIN)/pytest -n 2 --dist loadgroup --basetemp=$$base/t $(PYTEST_ARGS); code=$$?; rm -rf $$base; exit $$code
 
-.PHONY: test-packages
+.PHONY: test-packages test-programs
+test-programs:            # built once, so that no test waits for a compiler
+	@if command -v go >/dev/null; then \
+	  echo "building the programs that tests talk to"; \
+	  $(BIN)/python -m tests.support.wireguard_go && $(BIN)/python -m tests.support.tailnet_world; \
+	fi
+
 test-packages:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \

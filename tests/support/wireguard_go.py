@@ -135,3 +135,7 @@ def wireguard_go(space: Namespace, program: Path | None = None) -> Iterator[Wire
         yield running
     finally:
         running.stop()
+
+
+if __name__ == "__main__":
+    print(upstream())
