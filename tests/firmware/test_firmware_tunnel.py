@@ -301,3 +301,41 @@ socket.socket().close()
     (tmp_path / "lopower.json").write_text('{"private_key": "AA')
     output = run_micropython(program, tmp_path)
     assert output.startswith("lopower: lopower.json is not whole, or no JSON\nFalse {'state': ")
+
+
+async def test_the_heap_does_not_shrink(tmp_path: Path) -> None:
+    """After thousands of packets the largest free block is what it was: nothing is kept, nothing cuts the heap up."""
+    async with running_proxy(tmp_path) as proxy, tcp_server(_echo) as port:
+        _device(proxy, tmp_path)
+        proxy.serve(7, port)
+        output = await micropython(
+            START
+            + """
+import gc, micropython, socket
+link = socket.socket()
+link.connect(("10.90.0.1", 7))
+link.setblocking(False)
+buffer, block = bytearray(4096), bytes(4096)
+
+def exchange(total):
+    sent = received = 0
+    while received < total:
+        if sent < total:
+            sent += link.write(block, min(4096, total - sent)) or 0
+        received += link.readinto(buffer) or 0
+
+exchange(500_000)
+for _ in range(2):
+    gc.collect()
+    micropython.mem_info()
+    exchange(4_000_000)
+gc.collect()
+micropython.mem_info()
+link.close()
+""",
+            tmp_path,
+            heap="384K",
+        )
+    free = [int(line.rpartition(" ")[2]) for line in output.splitlines() if "max free sz" in line]
+    assert len(free) == 3
+    assert min(free[1:]) >= free[0] - 8
