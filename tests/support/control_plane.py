@@ -74,6 +74,9 @@ class RecordingRuntime:
     def exposures_changed(self, exposures: Sequence[Exposure]) -> None:
         self.exposed = tuple(exposures)
 
+    def advertisement_changed(self) -> None:
+        self.events.append("advertisement changed")
+
     def tailnet_networks(self) -> tuple[IPNetwork, ...] | None:
         return None
 

@@ -80,6 +80,7 @@ class FakeSidecar:
                 web.post("/nodes/{name}/logout", self._logout),
                 web.delete("/nodes/{name}", self._delete),
                 web.post("/nodes/{name}/ping", self._ping),
+                web.get("/nodes/{name}/peers", self._peers),
                 web.post("/nodes/{name}/status", self._patch),
                 web.get("/nodes/{name}/configuration", self._configuration),
                 web.get("/events", self._events),
@@ -150,6 +151,9 @@ class FakeSidecar:
         if address.endswith(".5"):
             return web.json_response({"error": "no such thing", "code": "failed"}, status=500)
         return web.json_response({"seconds": 0.001})
+
+    async def _peers(self, request: web.Request) -> web.Response:
+        return web.json_response({"peers": [{"name": "phone"}, {"name": "office", "routes": ["10.90.0.0/16"]}]})
 
     async def _patch(self, request: web.Request) -> web.Response:
         """For tests: change what the node says of itself."""

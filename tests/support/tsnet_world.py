@@ -12,6 +12,7 @@ import aiohttp
 
 from lopower.tailnet.tsnet import PROXY_NODE, TsnetConfig, TsnetDriver
 from lopower.tailnet.tsnet_control import NodeConfig
+from lopower.tailnet.tsnet_echo import InboundEcho, Verdict
 from lopower.tailnet.tsnet_inbound import InboundRequest
 from tests.support.fake_sidecar import write_program
 
@@ -37,6 +38,7 @@ class TsnetWorld:
             ),
             changed=self._changed,
             inbound=self.requests.append,
+            echo=self._echo,
         )
 
     async def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
@@ -65,6 +67,9 @@ class TsnetWorld:
             session.request(method, f"http://sidecar{path}", json=body) as response,
         ):
             return await response.json()
+
+    async def _echo(self, echo: InboundEcho) -> Verdict:
+        return "answered" if str(echo.destination) == "10.90.0.2" else "unreachable"
 
     def _changed(self) -> None:
         self.changes += 1

@@ -196,6 +196,11 @@ class Bridge:
         self._inbound.set_exposures(exposures, now)
         self._poller.wake()
 
+    def device_behind(self, address: IPAddress) -> tuple[Any, IPAddress] | None:
+        """The peer of the device with this address, or with the one that a 4via6 address stands for, and that."""
+        found = self._exposed.routed(address)
+        return None if found is None else (found[0].peer, found[1])
+
     def inbound_opened(self, request: InboundRequest) -> None:
         """Somebody in the tailnet wants to reach a device."""
         self._inbound.opened(request, self._clock(), self._closing)

@@ -65,6 +65,17 @@ class Exposed:
         """The node that a device's own flows leave from, if it is not the proxy's."""
         return node_of(device_id) if f"node:{device_id}" in self._by_place else None
 
+    def routed(self, address: IPAddress) -> tuple[DeviceState, IPAddress] | None:
+        """The device behind an address of our routes, and which address of its that is."""
+        state = self._state_at(address.packed)
+        if state is not None:
+            return state, address
+        if isinstance(address, IPv6Address) and address in VIA_RANGE:
+            inner = IPv4Address(address.packed[12:])
+            state = self._state_at(inner.packed)
+            return None if state is None else (state, inner)
+        return None
+
     def find(
         self,
         *,
@@ -83,13 +94,9 @@ class Exposed:
             destination, port: what was asked for.
             source, user, tags: who asks.
         """
-        routed = self._state_at(destination.packed)
-        address = destination
-        if routed is None and isinstance(destination, IPv6Address) and destination in VIA_RANGE:
-            address = IPv4Address(destination.packed[12:])
-            routed = self._state_at(address.packed)
+        routed = self.routed(destination)
         if routed is not None:
-            return Target(routed, address, port)
+            return Target(*routed, port)
         if node.startswith(_OWN_NODE):
             exposure = self._by_place.get(f"node:{node.removeprefix(_OWN_NODE)}")
         else:

@@ -42,6 +42,7 @@ def details(document: dict[str, Any]) -> str:
         ("device", document["name"] + ("" if document["enabled"] else " (disabled)")),
         ("public key", document["public_key"]),
         ("addresses", ", ".join(text for text in (document["ipv4"], document["ipv6"]) if text)),
+        *([("in the tailnet", f"{via['name']}, {via['address']}")] if (via := document.get("via")) else []),
         ("endpoint", document["endpoint"] or _last_seen(document) or "unknown"),
         ("handshake", output.ago(document["latest_handshake"])),
         ("traffic", traffic),

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "login": "log the proxy's own node in to the tailnet",
     "logout": "take the proxy's own node out of the tailnet for good",
     "expose": "let the tailnet reach a device",
+    "advertise": "make the devices' ranges routes of the tailnet",
     "serve": "offer a port of this host to devices",
     "server": "this server, as devices need to know it",
     "status": "the daemon at a glance",

@@ -38,6 +38,7 @@ from lopower.daemon.requests import (
 )
 from lopower.daemon.settings import SettingsError
 from lopower.devices import errors
+from lopower.devices.advertising import Advertisement
 from lopower.devices.csv_import import MAX_BYTES, parse_csv
 from lopower.devices.policy import parse_rules
 
@@ -144,6 +145,9 @@ class ControlServer:
             web.post("/v1/devices/{name}/ping", self._ping),
             web.post("/v1/tailnet/login", self._login),
             web.post("/v1/tailnet/logout", self._logout),
+            web.get("/v1/advertised", self._advertised),
+            web.post("/v1/advertised", self._advertise),
+            web.delete("/v1/advertised", self._withdraw),
             web.get("/v1/exposures", self._exposures),
             web.post("/v1/exposures", self._expose),
             web.delete("/v1/exposures/{name}", self._unexpose),
@@ -172,6 +176,9 @@ class ControlServer:
 
     async def _served(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, lambda: {"served": self._operations.served()})
+
+    async def _advertised(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, self._operations.advertising.document)
 
     async def _exposures(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, lambda: {"exposures": self._operations.exposing.exposures()})
@@ -258,6 +265,20 @@ class ControlServer:
     async def _logout(self, request: web.Request) -> web.StreamResponse:
         document = await self._operations.logout()
         _log_change(request, "logged out of the tailnet")
+        return web.json_response(document)
+
+    async def _advertise(self, request: web.Request) -> web.StreamResponse:
+        fields = Fields(await _body(request), "the request")
+        site: int | None = fields.take("site", int)
+        shared: bool = fields.take("shared", bool, False)
+        fields.end()
+        document = await self._operations.advertising.advertise(Advertisement(site), shared=shared)
+        _log_change(request, f"advertises {', '.join(entry['route'] for entry in document['routes'])}")
+        return web.json_response(document)
+
+    async def _withdraw(self, request: web.Request) -> web.StreamResponse:
+        document = await self._operations.advertising.withdraw()
+        _log_change(request, "advertises nothing any more")
         return web.json_response(document)
 
     async def _expose(self, request: web.Request) -> web.StreamResponse:

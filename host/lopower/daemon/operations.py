@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from lopower import __version__
 from lopower.daemon import doctor, documents
+from lopower.daemon.advertising import Advertising
 from lopower.daemon.diagnosis import Diagnosis, diagnose
 from lopower.daemon.endpoints import Endpoints, NoEndpointError, find
 from lopower.daemon.errors import OperationError
@@ -79,6 +80,9 @@ class Runtime(Protocol):
     def exposures_changed(self, exposures: Sequence[Exposure]) -> None:
         """The tailnet reaches these from now on."""
 
+    def advertisement_changed(self) -> None:
+        """The tailnet is told of the devices' ranges as the registry says."""
+
     def tailnet_networks(self) -> tuple[IPNetwork, ...] | None:
         """What devices can reach through the proxy's own node; None without one."""
 
@@ -105,6 +109,7 @@ class Operations:
         host_snapshot: the host's addresses: which networks `lan` is, and whether there is a tailnet.
 
     Attributes:
+        advertising: the devices' ranges as routes of the tailnet.
         exposing: what of the devices the tailnet reaches.
     """
 
@@ -129,6 +134,7 @@ class Operations:
         self._digests: dict[int, str] = {}  # by the device's id
         self._digests_for: ServerFacts | None = None
         self._change = asyncio.Lock()
+        self.advertising = Advertising(registry, runtime, self._change)
         self.exposing = Exposing(registry, runtime, self._change, lambda: self.settings)
 
     # Reading.
@@ -194,7 +200,8 @@ class Operations:
         """
         device = self._registry.get(name)
         interface = self._runtime.interface_statistics()
-        return documents.device_details(*self._judge(device, interface, self._server_facts_or_none()))
+        details = documents.device_details(*self._judge(device, interface, self._server_facts_or_none()))
+        return {**details, "via": self.advertising.of_device(device)}
 
     def served(self) -> list[dict[str, Any]]:
         """What the gateway offers."""

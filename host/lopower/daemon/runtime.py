@@ -38,6 +38,7 @@ from lopower.tailnet.host import HostDialer
 from lopower.tailnet.routes import HostNetwork, HostSnapshot, IPNetwork
 from lopower.tailnet.tsnet import TsnetDriver
 from lopower.tailnet.tsnet_control import NodeConfig
+from lopower.tailnet.tsnet_echo import InboundEcho, Verdict
 from lopower.tailnet.tsnet_inbound import InboundRequest
 from lopower.wire.datagrams import Endpoint
 from lopower.wireguard.config import InterfaceConfig
@@ -57,6 +58,8 @@ STAMP_RENEWAL_INTERVAL: Final = 60.0
 # nor their network are flooded.
 CALLS_PER_ROUND: Final = 50
 CALL_INTERVAL: Final = 0.1
+# A device answers an echo request of the tailnet's within this time, in seconds, or the peer gets no answer.
+INBOUND_ECHO_SECONDS: Final = 5.0
 
 
 class ProxyRuntime:
@@ -91,7 +94,9 @@ class ProxyRuntime:
         self._moved: dict[bytes, tuple[str, int]] = {}
         self._stamps = WriteBehind(loop, "handshake time stamps", registry.store_timestamps, clock)
         self.network = HostNetwork()
-        self.driver = make_driver(settings, self.network, self._tailnet_changed, self._inbound_opened)
+        self.driver = make_driver(
+            settings, self.network, self._tailnet_changed, self._inbound_opened, self._inbound_echo
+        )
         self._dns_settings: DnsConfig | None = None
         self._endpoints = WriteBehind(loop, "device endpoints", registry.store_endpoints, clock)
         self.path = DataPath(loop, clock)
@@ -162,6 +167,7 @@ class ProxyRuntime:
         self.path.start(self.interface, self.stack, self)
         if isinstance(self.driver, TsnetDriver):
             self.driver.set_nodes(self._own_nodes(registry.exposures()))
+            self.advertisement_changed()
             self.driver.start()
         self._run(self._call_devices())
         self._run(self._housekeeping())
@@ -225,11 +231,13 @@ class ProxyRuntime:
     def device_added(self, device: Device) -> None:
         """A device is in the registry from now on."""
         self._add_peer(device)
+        self._addresses_changed()
         self.path.wake()
 
     def device_removed(self, device: Device) -> None:
         """A device is in the registry no more."""
         self._remove_peer(device.id)
+        self._addresses_changed()
 
     def device_changed(self, device: Device, previous: Device) -> None:
         """A device is a different one now, live; its flows end only where the change forbids them."""
@@ -240,6 +248,7 @@ class ProxyRuntime:
         if peer is None or not same_tunnel:
             self._remove_peer(device.id)
             self._add_peer(device)
+            self._addresses_changed()
             self.path.wake()
             return
         peer.set_preshared_key(device.preshared_key)
@@ -260,6 +269,14 @@ class ProxyRuntime:
         self.bridge.set_exposures(entries, self._clock())
         if isinstance(self.driver, TsnetDriver):
             self.driver.set_nodes(self._own_nodes(entries))
+
+    def advertisement_changed(self) -> None:
+        """The tailnet is told of the devices' ranges, and of who is there, as the registry says."""
+        if isinstance(self.driver, TsnetDriver):
+            advertisement, registry = self._registry.advertisement, self._registry
+            routes = () if advertisement is None else advertisement.routes(registry.ranges)
+            destinations = () if advertisement is None else advertisement.destinations(registry.devices())
+            self._run(self.driver.configure(advertise_routes=routes, inbound_destinations=destinations))
 
     def reload(self, settings: Settings) -> None:
         """Put into force what of `settings` can be changed without a restart."""
@@ -405,6 +422,10 @@ class ProxyRuntime:
         self.interface.remove_peer(peer.public_key)
         self.path.wake()
 
+    def _addresses_changed(self) -> None:
+        if self._registry.advertisement is not None:
+            self.advertisement_changed()
+
     # Background work.
 
     async def _call_devices(self) -> None:
@@ -454,6 +475,21 @@ class ProxyRuntime:
             for entry in exposures
             if entry.kind == "node"
         }
+
+    async def _inbound_echo(self, echo: InboundEcho) -> Verdict:
+        target = self.bridge.device_behind(echo.destination)
+        if target is None:
+            return "unreachable"
+        peer, address = target
+        contact = _contact(peer, self._clock())
+        if contact is False:
+            return "unreachable"
+        source = next(own for own in self._registry.ranges.gateways if own.version == address.version)
+        try:
+            answered = await self.bridge.pings.ping(peer, source.packed, address.packed, INBOUND_ECHO_SECONDS)
+        except RuntimeError:
+            return "silence"
+        return "answered" if answered is not None else "unreachable" if contact is None else "silence"
 
     def _inbound_opened(self, request: InboundRequest) -> None:
         self.bridge.inbound_opened(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from lopower.tailnet.host import HostDriver
 from lopower.tailnet.routes import HostNetwork, IPNetwork
 from lopower.tailnet.tsnet import TsnetConfig, TsnetDriver
 from lopower.tailnet.tsnet_control import NodeConfig, NodeResolver, NodeStatus
+from lopower.tailnet.tsnet_echo import InboundEcho, Verdict
 from lopower.tailnet.tsnet_inbound import InboundRequest
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,11 @@ class SidecarMissingError(Exception):
 
 
 def make_driver(
-    settings: Settings, network: HostNetwork, changed: Callable[[], None], inbound: Callable[[InboundRequest], None]
+    settings: Settings,
+    network: HostNetwork,
+    changed: Callable[[], None],
+    inbound: Callable[[InboundRequest], None],
+    echo: Callable[[InboundEcho], Awaitable[Verdict]],
 ) -> HostDriver | TsnetDriver:
     """The driver that the settings ask for; without a word of theirs the one that was in use.
 
@@ -39,6 +44,7 @@ def make_driver(
         network: the host's addresses and routes.
         changed: called when what a tailnet says has changed.
         inbound: called with each flow from the tailnet.
+        echo: finds out what becomes of an echo request from the tailnet.
 
     Raises:
         SidecarMissingError: the driver is `tsnet`, and there is no sidecar.
@@ -59,7 +65,7 @@ def make_driver(
         auth_key_file=settings.auth_key_file,
         verbose=settings.verbose,
     )
-    return TsnetDriver(config, changed=changed, inbound=inbound)
+    return TsnetDriver(config, changed=changed, inbound=inbound, echo=echo)
 
 
 def node_config(settings: Settings) -> NodeConfig:

@@ -80,6 +80,10 @@ class NotExposed(RegistryError):
     """Nothing is exposed there."""
 
 
+class InvalidAdvertisement(RegistryError):
+    """Routes that cannot be advertised as it was asked for."""
+
+
 class InvalidCsv(RegistryError):
     """A list of devices that cannot be read; the text names the line."""
 

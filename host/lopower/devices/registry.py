@@ -27,6 +27,7 @@ from lopower.devices.addresses import (
     draw_ipv6,
     holds,
 )
+from lopower.devices.advertising import Advertisement
 from lopower.devices.allocation import Allocation
 from lopower.devices.database import open_database, transaction
 from lopower.devices.device import Device, NewDevice, ServedPort
@@ -81,6 +82,7 @@ class Registry:
         self._by_key: dict[bytes, Device] = {}
         self._served: dict[tuple[str, int], ServedPort] = {}
         self._exposures: dict[str, Exposure] = {}
+        self._advertisement: Advertisement | None = None
         self._ranges = Ranges()
         self._random_ipv6 = False
         self._timestamps_reserved_until = 0
@@ -156,6 +158,11 @@ class Registry:
     def exposures(self) -> list[Exposure]:
         """What of the devices the tailnet reaches."""
         return sorted(self._exposures.values(), key=lambda exposure: exposure.place)
+
+    @property
+    def advertisement(self) -> Advertisement | None:
+        """How the tailnet is told of the devices' ranges; None: not at all."""
+        return self._advertisement
 
     @property
     def timestamps_reserved_until(self) -> int:
@@ -463,6 +470,17 @@ class Registry:
             for place in wanted:
                 del self._exposures[place]
 
+    def set_advertisement(self, advertisement: Advertisement | None) -> None:
+        """Tell the tailnet of the devices' ranges in this way from now on.
+
+        Raises:
+            DatabaseError
+        """
+        with self._lock:
+            with self._transaction() as connection:
+                rows.store_advertisement(connection, advertisement)
+            self._advertisement = advertisement
+
     # Behind the scenes.
 
     def _transaction(self) -> AbstractContextManager[Connection]:
@@ -491,6 +509,7 @@ class Registry:
             self._put(device)
         self._served = {(entry.protocol, entry.port): entry for entry in stored.served_ports}
         self._exposures = {entry.place: entry for entry in stored.exposures}
+        self._advertisement = stored.advertisement
         self._timestamps_reserved_until = stored.timestamps_reserved_until
         if stored.ranges is None:
             rows.store_ranges(connection, self._ranges, self._random_ipv6)

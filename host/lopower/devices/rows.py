@@ -13,6 +13,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from lopower.devices import schema
 from lopower.devices.addresses import IPAddress, Ranges
+from lopower.devices.advertising import Advertisement
 from lopower.devices.device import Device, NewDevice, ServedPort
 from lopower.devices.exposures import Exposure, parse_sources
 from lopower.devices.policy import Rule
@@ -21,6 +22,7 @@ from lopower.devices.policy import Rule
 _IPV4: Final = "ipv4_range"
 _IPV6: Final = "ipv6_range"
 _RANDOM: Final = "ipv6_range_is_random"
+_ADVERTISED: Final = "advertised"
 _RESERVED: Final = "timestamps_reserved_until"
 
 
@@ -37,6 +39,7 @@ class Stored:
     exposures: list[Exposure]
     ranges: Ranges | None
     random_ipv6: bool
+    advertisement: Advertisement | None
     timestamps_reserved_until: int
 
 
@@ -63,6 +66,7 @@ def load(connection: Connection) -> Stored:
         exposures=[_exposure_from(row) for row in connection.execute(select(schema.exposures))],
         ranges=ranges,
         random_ipv6=state.get(_RANDOM) == "1",
+        advertisement=Advertisement.parse(state[_ADVERTISED]) if state.get(_ADVERTISED) else None,
         timestamps_reserved_until=int(state.get(_RESERVED, 0)),
     )
 
@@ -203,6 +207,11 @@ def store_ranges(connection: Connection, ranges: Ranges, random_ipv6: bool) -> N
 def store_timestamps_reserved_until(connection: Connection, until: int) -> None:
     """Keep the end of the reserved range, nanoseconds since 1970."""
     _store_state(connection, {_RESERVED: str(until)})
+
+
+def store_advertisement(connection: Connection, advertisement: Advertisement | None) -> None:
+    """Keep how the ranges are advertised."""
+    _store_state(connection, {_ADVERTISED: "" if advertisement is None else str(advertisement)})
 
 
 def _store_state(connection: Connection, values: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from lopower.tailnet.routes import IPNetwork
 from lopower.tailnet.supervisor import SidecarUnusableError, Supervisor, environment, printable
 from lopower.tailnet.tsnet_control import PROTOCOL, NodeConfig, NodeStatus, SidecarControl, SidecarError
 from lopower.tailnet.tsnet_dns import TailnetResolver
+from lopower.tailnet.tsnet_echo import EchoListener, InboundEcho, Verdict
 from lopower.tailnet.tsnet_inbound import InboundListener, InboundRequest
 from lopower.tailnet.tsnet_streams import FramedUdp, TsnetTcpDial, open_udp
 
@@ -59,6 +60,7 @@ class TsnetDriver:
     Args:
         config: what it is told.
         inbound: called on the loop with each flow from the tailnet.
+        echo: finds out what becomes of an echo request from the tailnet to a device.
         changed: called on the loop when a node's state, the sidecar's, or what either says has changed.
 
     Attributes:
@@ -76,6 +78,7 @@ class TsnetDriver:
         *,
         changed: Callable[[], None],
         inbound: Callable[[InboundRequest], None],
+        echo: Callable[[InboundEcho], Awaitable[Verdict]],
     ) -> None:
         self.nodes: dict[str, NodeStatus] = {}
         self._config = config
@@ -98,6 +101,8 @@ class TsnetDriver:
         self._closing: asyncio.Task[None] | None = None
         self._resolver = TailnetResolver(self.sockets / "dns", PROXY_NODE)
         self._listener: InboundListener | None = None
+        self._echoes = EchoListener(self.sockets / "echo", echo)
+        self._starting: asyncio.Task[None] | None = None
         arguments = ["--sockets", str(self.sockets), "--state", str(config.state_dir)]
         self.supervisor = Supervisor(
             command=[str(config.program), *arguments, *(["--debug"] if config.verbose else [])],
@@ -114,6 +119,7 @@ class TsnetDriver:
         kept = {entry.name for entry in self._config.state_dir.iterdir() if entry.is_dir()}
         self._unwanted.update(kept - set(self._wanted))
         self._listener = InboundListener(self.sockets / "inbound", self._inbound)
+        self._starting = asyncio.get_running_loop().create_task(self._echoes.start())
         self.supervisor.start()
 
     @property
@@ -202,6 +208,9 @@ class TsnetDriver:
         await self.supervisor.stop()
         if self._listener is not None:
             self._listener.close()
+        if self._starting is not None:
+            await self._starting
+        await self._echoes.close()
         if self._closing is not None:
             await self._closing
         await self._resolver.close()
@@ -257,6 +266,14 @@ class TsnetDriver:
             task = asyncio.get_running_loop().create_task(tell())
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
+
+    async def peers(self) -> list[dict[str, Any]]:
+        """The tailnet's other nodes, as the sidecar tells of them.
+
+        Raises:
+            SidecarError: it cannot be asked.
+        """
+        return await self._require_control().peers(PROXY_NODE)
 
     def node_document(self, name: str | None) -> dict[str, Any]:
         """What is to be said of a node; None: of the proxy's."""

@@ -35,6 +35,7 @@ async def test_without_a_node_of_ours_the_way_is_told(plane: ControlPlane) -> No
         (["login"], "tailscale up"),
         (["logout"], "tailscale logout"),
         (["expose", "kitchen"], "start the daemon with --tailnet tsnet"),
+        (["advertise"], "start the daemon with --tailnet tsnet"),
     ):
         code, out, err = await plane.lopower(*command)
         assert (code, out) == (1, "")
@@ -120,6 +121,24 @@ async def test_what_cannot_be_exposed(plane: ControlPlane, tailnet: TsnetWorld) 
     ):
         got, _, err = await plane.lopower(*command)
         assert (got, said in err) == (code, True), (command, err)
+
+
+async def test_advertise_and_withdraw(plane: ControlPlane, tailnet: TsnetWorld) -> None:
+    code, out, err = await plane.lopower("advertise")
+    assert (code, "office advertises 10.90.0.0/24, or a part of it, already" in err) == (1, True)
+    code, out, err = await plane.lopower("advertise", "--via", "7")
+    assert (code, out.splitlines()[0]) == (0, "fd7a:115c:a1e0:b1a:0:7:a5a:0/120  waits for approval")
+    assert "approves routes" in out
+    assert "advertisement changed" in plane.runtime.events
+    code, out, _ = await plane.lopower("device", "show", "kitchen")
+    assert "10-90-0-2-via-7.tail.example, fd7a:115c:a1e0:b1a:0:7:a5a:2" in out
+    await tailnet.set_status(routes_approved=["fd7a:115c:a1e0:b1a:0:7:a5a:0/120"])
+    await tailnet.until(lambda: bool(tailnet.driver.proxy and tailnet.driver.proxy.routes_approved))
+    assert (await plane.lopower("advertise", "--via", "7"))[1] == "fd7a:115c:a1e0:b1a:0:7:a5a:0/120  approved\n"
+    code, _, err = await plane.lopower("advertise", "--via", "65536")
+    assert (code, "sites are 0 to 65535" in err) == (2, True)
+    assert await plane.lopower("advertise", "--off") == (0, "nothing is advertised\n", "")
+    assert plane.registry.advertisement is None
 
 
 async def test_nodes_are_limited(plane: ControlPlane, tailnet: TsnetWorld) -> None:
