@@ -98,7 +98,7 @@ func (m *member) dialTCP(ctx context.Context, destination netip.AddrPort) (net.C
 		}
 		return nil, err
 	}
-	keepAlive(conn)
+	tune(conn)
 	return conn, nil
 }
 

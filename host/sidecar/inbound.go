@@ -74,7 +74,7 @@ func (m *member) handleTCP(source, destination netip.AddrPort) (func(net.Conn), 
 			daemon.Close()
 			return
 		}
-		keepAlive(conn)
+		tune(conn)
 		if answer == answerAcceptTLS {
 			secured, err := m.secure(conn)
 			if err != nil {

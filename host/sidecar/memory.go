@@ -18,19 +18,21 @@ const (
 	memoryInterval = 2 * time.Second
 	burstBytes     = 4 << 20   // relayed since memory was given back last: worth doing it again
 	quietBytes     = 256 << 10 // relayed in an interval: the burst is over
+	flowBytes      = 32 << 10  // what a flow leaves behind, however little it relays
 )
 
 // memoryKeeper holds the heap under a limit and gives memory back to the system after bursts, which Go alone does over
 // minutes.
 type memoryKeeper struct {
 	nodes   func() int
-	relayed atomic.Int64 // bytes, all flows, both ways
+	relayed atomic.Int64 // bytes, all flows, both ways, and flowBytes each
 }
 
 func newMemoryKeeper(nodes func() int) *memoryKeeper { return &memoryKeeper{nodes: nodes} }
 
-// adjust sets the limit for the present number of nodes.
+// adjust sets the limit for the present number of nodes. Nodes that come or go leave garbage behind.
 func (m *memoryKeeper) adjust() {
+	m.relayed.Add(burstBytes)
 	debug.SetMemoryLimit(memoryBase + memoryPerNode*int64(m.nodes()))
 }
 
