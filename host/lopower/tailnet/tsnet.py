@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -33,6 +34,9 @@ PROXY_NODE: Final = "proxy"
 # After the stream of events broke although the sidecar lives, seconds.
 _RECONNECT_SECONDS: Final = 0.5
 _PROGRAM: Final = "lopower-sidecar"
+_SOCKETS: Final = "sockets-"
+# The path of a unix socket has 107 bytes at most; this leaves room for our directory's name and the longest socket's.
+_MAX_SOCKET_DIRECTORY: Final = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +88,7 @@ class TsnetDriver:
         self._config = config
         self._changed = changed
         self._inbound = inbound
-        # A path of a unix socket has 107 bytes at most, and a state directory may lie deep.
-        self.sockets = Path(tempfile.mkdtemp(prefix="lopower-"))
+        self.sockets = _socket_directory(config.state_dir)
         self._wanted: dict[str, NodeConfig] = {PROXY_NODE: config.node}
         # Nodes that are to be logged out, as soon as the sidecar can be asked.
         self._unwanted: set[str] = set()
@@ -435,6 +438,20 @@ class TsnetDriver:
         }
         detail, advice = texts.get(node.state, (f"joining the tailnet{because}", None))
         return node.state, detail, advice
+
+
+def _socket_directory(state_dir: Path) -> Path:
+    """A new directory (0700) for the sockets: beside the nodes' keys, or where a path is short enough for a socket's.
+
+    Those of daemons that were killed are removed: the state directory is locked, so nobody else is there. The name is
+    never used again, since a sidecar that outlived its daemon by a moment removes its sockets when it ends.
+    """
+    place = state_dir.parent
+    for left in place.glob(f"{_SOCKETS}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    if len(os.fsencode(place)) > _MAX_SOCKET_DIRECTORY:
+        return Path(tempfile.mkdtemp(prefix="lopower-"))
+    return Path(tempfile.mkdtemp(prefix=_SOCKETS, dir=place))
 
 
 def find_program(places: Sequence[Path]) -> Path | None:

@@ -331,6 +331,21 @@ async def test_close_leaves_nothing(tmp_path: Path) -> None:
         os.kill(process, 0)
 
 
+async def test_sockets_of_killed_daemons_are_removed_and_a_deep_directory_is_no_obstacle(tmp_path: Path) -> None:
+    left = tmp_path / "sockets-left"
+    left.mkdir()
+    (left / "control").touch()
+    async with tsnet_world(tmp_path) as world:
+        assert not left.exists()
+        assert world.driver.sockets.parent == tmp_path
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    async with tsnet_world(deep) as world:
+        assert world.driver.sockets.parent != deep
+        (await finished(world.driver.dial_tcp(NODE, 7))).close()
+    assert not world.driver.sockets.exists()
+
+
 def test_an_identity_is_what_was_kept(tmp_path: Path) -> None:
     assert not has_identity(tmp_path)
     (tmp_path / "proxy").mkdir()
