@@ -18,6 +18,7 @@ from typing import Final, Literal, NamedTuple
 
 from lopower.daemon.endpoints import NoEndpointError, find
 from lopower.daemon.settings import Settings
+from lopower.daemon.tailnet import SIDECAR_MISSING, sidecar_program, uses_tsnet
 from lopower.daemon.udp_socket import BUFFER_BYTES
 from lopower.tailnet.routes import HostSnapshot, interface_addresses, take_snapshot
 
@@ -92,7 +93,7 @@ def run(settings: Settings, facts: Facts, host: Host | None = None) -> list[Chec
         lambda: check_offloads(settings),
         lambda: check_ping(host),
         lambda: check_clock(),
-        lambda: check_tailnet(host),
+        lambda: check_sidecar(sidecar_program()) if uses_tsnet(settings) else check_tailnet(host),
     )
     return [check() for check in checks]
 
@@ -282,6 +283,17 @@ def check_tailnet(host: Host) -> Check:
         "this host is in no tailnet, so devices reach none",
         "install Tailscale here and log in (https://tailscale.com/download), unless devices need no tailnet",
     )
+
+
+def check_sidecar(program: Path | None) -> Check:
+    """Whether the program is there that holds the proxy's own node."""
+    name = "tailnet"
+    if program is None:
+        what, _, advice = SIDECAR_MISSING.partition(": ")
+        return Check(name, "failure", what, advice)
+    if not os.access(program, os.X_OK):
+        return Check(name, "failure", f"{program} cannot be executed by this user", f"chmod 755 {program}")
+    return Check(name, "ok", f"the proxy joins the tailnet by itself, with {program}; `lopower status` says how it is")
 
 
 def _ranges(settings: Settings) -> tuple[IPv4Network | IPv6Network, ...]:

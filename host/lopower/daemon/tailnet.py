@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 # In the state directory: the nodes' keys.
 NODES_DIRECTORY: Final = "tailnet"
+SIDECAR_MISSING: Final = (
+    "the program lopower-sidecar, which joins the tailnet, is not installed: `make setup` builds it where Go is"
+)
 
 
 class SidecarMissingError(Exception):
@@ -49,23 +52,31 @@ def make_driver(
     Raises:
         SidecarMissingError: the driver is `tsnet`, and there is no sidecar.
     """
-    nodes = settings.state_dir / NODES_DIRECTORY
-    program = tsnet.find_program([Path(sys.executable).parent, Path(__file__).parents[1] / "bin"])
-    if settings.tailnet == "host" or (settings.tailnet is None and not tsnet.has_identity(nodes)):
+    program = sidecar_program()
+    if not uses_tsnet(settings):
         return HostDriver(network, advise_tsnet=program is not None)
     if program is None:
-        raise SidecarMissingError(
-            "the program lopower-sidecar, which joins the tailnet, is not installed: `make setup` builds it where Go "
-            "is, or start with --tailnet host"
-        )
+        raise SidecarMissingError(f"{SIDECAR_MISSING}; or start with --tailnet host")
     config = TsnetConfig(
         program=program,
-        state_dir=nodes,
+        state_dir=settings.state_dir / NODES_DIRECTORY,
         node=node_config(settings),
         auth_key_file=settings.auth_key_file,
         verbose=settings.verbose,
     )
     return TsnetDriver(config, changed=changed, inbound=inbound, echo=echo)
+
+
+def uses_tsnet(settings: Settings) -> bool:
+    """Whether the settings, or what was in use with this state directory, ask for a node of the proxy's own."""
+    if settings.tailnet is None:
+        return tsnet.has_identity(settings.state_dir / NODES_DIRECTORY)
+    return settings.tailnet == "tsnet"
+
+
+def sidecar_program() -> Path | None:
+    """Where the sidecar is: beside this interpreter, in the package, or where the system looks for programs."""
+    return tsnet.find_program([Path(sys.executable).parent, Path(__file__).parents[1] / "bin"])
 
 
 def node_config(settings: Settings) -> NodeConfig:

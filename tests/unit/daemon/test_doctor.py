@@ -95,6 +95,15 @@ def test_offloads_left_off(tmp_path: Path) -> None:
     assert "GSO" in doctor.check_offloads(settings(tmp_path, without=["gso"])).text
 
 
+def test_sidecar(tmp_path: Path) -> None:
+    program = tmp_path / "lopower-sidecar"
+    program.touch()
+    assert doctor.check_sidecar(None).verdict == "failure"
+    assert doctor.check_sidecar(program).advice == f"chmod 755 {program}" or os.geteuid() == 0
+    program.chmod(0o755)
+    assert doctor.check_sidecar(program).verdict == "ok"
+
+
 def test_tailnet(tmp_path: Path) -> None:
     member = HostSnapshot(frozenset(), (), frozenset({ip_address("100.64.0.7")}), frozenset())
     assert "100.64.0.7" in doctor.check_tailnet(ChosenHost(tmp_path, member)).text
