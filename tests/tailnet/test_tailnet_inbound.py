@@ -209,6 +209,8 @@ async def test_a_device_answers_while_it_uses_the_tailnet(
     tailnet: TailnetWorld, proxy: Proxy, kitchen: Kitchen
 ) -> None:
     expose(proxy, Exposure(device_id=kitchen_of(proxy).id, kind="all"))
+    # Two nodes that call each other for the first time at one moment wait 5 s (WireGuard's REKEY_TIMEOUT).
+    await tailnet.do("ping", peer="peer", address=address_of(proxy), timeout=10)
     data = b"both" * 100_000
     sent, fetched = await asyncio.gather(
         echo(kitchen.device, tailnet.peers["peer"][0], data),
