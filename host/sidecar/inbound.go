@@ -66,7 +66,7 @@ func (m *member) handleTCP(source, destination netip.AddrPort) (func(net.Conn), 
 		return nil, true
 	}
 	counters.inboundAccepted.Add(1)
-	// The handler returns when the flow is over: the stack gives the address up then.
+	// When the handler returns the stack gives a routed address up, and what is still to be sent from it is lost.
 	return func(conn net.Conn) {
 		remote, ok := conn.(remoteStream)
 		if !ok {
@@ -86,6 +86,9 @@ func (m *member) handleTCP(source, destination netip.AddrPort) (func(net.Conn), 
 			remote = secured
 		}
 		relay(m.ctx, daemon, remote, conn, nil, &m.node.sidecar.memory.relayed)
+		if !m.own(destination.Addr()) {
+			drain(m.ctx, conn)
+		}
 	}, true
 }
 

@@ -161,6 +161,36 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// A peer that ended first gets all that a device behind a route sends, though the flow's handler returns long before.
+func TestRoutedFlowToItsLastByte(t *testing.T) {
+	t.Parallel()
+	w := startWorld(t, "peer")
+	s := startSidecar(t, w)
+	routes := []string{"10.90.0.0/24", "fd7a:115c:a1e0:b1a:0:7:a5a:0/120"}
+	s.up("proxy", 1, map[string]any{"hostname": "proxy", "advertise_routes": routes, "inbound_destinations": routes})
+	w.must("approve", map[string]any{"node": "proxy", "routes": routes})
+	const size = 3_000_000
+	s.withInbound(answerWith(answerAccept, func(daemon *net.UnixConn) {
+		_, _ = io.Copy(io.Discard, daemon)
+		_, _ = daemon.Write(make([]byte, size))
+		_ = daemon.CloseWrite()
+	}))
+	for _, host := range []string{"10.90.0.2", via(t, 7, "10.90.0.2").String()} {
+		target := net.JoinHostPort(host, "80")
+		if !eventually(func() bool {
+			return w.do("tcp", map[string]any{"peer": "peer", "address": target, "timeout": 1})["ok"] == true
+		}) {
+			t.Fatalf("%s never answered", target)
+		}
+		for range 5 {
+			answer := w.must("tcp", map[string]any{"peer": "peer", "address": target, "send": "x", "timeout": 20})
+			if got := len(answer["received"].(string)); got != size {
+				t.Errorf("%s: %d bytes", target, got)
+			}
+		}
+	}
+}
+
 // 4via6 flows must not break the plain route to the same device.
 func TestViaAndPlainRoutes(t *testing.T) {
 	t.Parallel()

@@ -144,10 +144,11 @@ func (n *node) configure(config nodeConfig) {
 		return
 	}
 	m := n.member.Load()
-	waits := failure != "" || n.currentStatus().State == "needs-login"
+	state := n.currentStatus().State
+	waits := failure != "" || state == "needs-login" || state == "expired"
 	newKey := config.AuthKey != "" && config.AuthKey != old.AuthKey
 	if m == nil || old.ControlURL != config.ControlURL || old.Ephemeral != config.Ephemeral || waits && newKey {
-		n.restart(false)
+		n.restart(state == "expired" && newKey)
 		return
 	}
 	m.setDestinations(config.InboundDestinations)

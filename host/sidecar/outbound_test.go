@@ -314,3 +314,50 @@ func TestTwoNodesAreTwoNodes(t *testing.T) {
 		}
 	}
 }
+
+func TestAcceptedRoutesAndExitNode(t *testing.T) {
+	t.Parallel()
+	w := startWorld(t, "peer")
+	s := startSidecar(t, w)
+	s.up("proxy", 1, nil)
+	inside, outside := netip.MustParseAddr("192.168.77.5"), netip.MustParseAddr("192.0.2.1")
+	expect := func(what string, address netip.Addr, want byte) {
+		t.Helper()
+		if _, code := s.dial("proxy", address, 80, ""); code != want {
+			t.Errorf("%s: reply %d, want %d", what, code, want)
+		}
+	}
+	expect("before the route", inside, replyForbidden)
+	w.must("advertise", map[string]any{"peer": "peer", "routes": []string{"192.168.77.0/24"}})
+	w.must("approve", map[string]any{"node": "peer", "routes": []string{"192.168.77.0/24"}})
+	s.wait("proxy", "told of the route", func(status nodeStatus) bool { return len(status.RoutesAccepted) == 1 })
+	expect("an accepted route", inside, replyRefused) // the peer serves nothing there
+	s.put("proxy", map[string]any{"accept_routes": false})
+	s.wait("proxy", "without routes", func(status nodeStatus) bool { return len(status.RoutesAccepted) == 0 })
+	expect("a route that is not accepted", inside, replyForbidden)
+
+	if status, document := s.request("PUT", "/nodes/proxy", map[string]any{"control_url": s.control, "exit_node": "peer"}); status != 400 {
+		t.Errorf("a peer that is no exit node: %d %v", status, document)
+	}
+	w.must("approve", map[string]any{"node": "peer", "routes": []string{"0.0.0.0/0", "::/0"}})
+	s.wait("proxy", "told of the exit node", func(nodeStatus) bool {
+		status, _ := s.request("PUT", "/nodes/proxy", map[string]any{"control_url": s.control, "exit_node": "peer"})
+		return status == 200
+	})
+	expectExit := s.wait("proxy", "using the exit node", func(status nodeStatus) bool { return status.ExitNode != nil })
+	if expectExit.ExitNode.Name != "peer."+w.hello.Domain || len(expectExit.RoutesAccepted) != 0 {
+		t.Errorf("%+v", expectExit)
+	}
+	// The test tailnet's peers carry nothing to the Internet, so this is as far as it goes.
+	if _, code := s.openUDP("proxy", outside, 80); code != replyConnected {
+		t.Errorf("through the exit node: code %d", code)
+	}
+	for _, never := range []string{"127.0.0.1", "100.100.100.100", "169.254.169.254", "::1"} {
+		expect(never, netip.MustParseAddr(never), replyForbidden)
+	}
+	s.put("proxy", nil)
+	s.wait("proxy", "without the exit node", func(status nodeStatus) bool { return status.ExitNode == nil })
+	if _, code := s.openUDP("proxy", outside, 80); code != replyForbidden {
+		t.Errorf("without the exit node: code %d", code)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
 const (
@@ -23,6 +24,8 @@ const (
 	keepaliveIdle     = 10 * time.Minute
 	keepaliveInterval = 75 * time.Second
 	keepaliveCount    = 9
+
+	drainPause = 200 * time.Millisecond
 
 	// A fixed receive window. WireGuard's implementation takes 64 KB for each packet on its way through the node, however
 	// small: the stack's own 8 MB would be 400 MB of them, or, under the memory limit, a collector that never rests (10 to
@@ -39,14 +42,14 @@ type remoteStream interface {
 }
 
 // relay moves bytes between the daemon and the tailnet until both directions have ended or one side reset, as the
-// protocol's "The stream" has it. tcp is the connection itself, beneath TLS if there is any; first is what the daemon
+// protocol's "The stream" has it. conn is the connection itself, beneath TLS if there is any; first is what the daemon
 // sent already. It returns when the flow is over, both sides closed.
-func relay(ctx context.Context, daemon *net.UnixConn, remote remoteStream, tcp net.Conn, first []byte, relayed *atomic.Int64) {
+func relay(ctx context.Context, daemon *net.UnixConn, remote remoteStream, conn net.Conn, first []byte, relayed *atomic.Int64) {
 	relayed.Add(flowBytes)
 	var reset sync.Once
 	resetBoth := func() {
 		reset.Do(func() {
-			abort(tcp)
+			abort(conn)
 			daemon.Close()
 		})
 	}
@@ -162,11 +165,11 @@ func watchHangup(daemon *net.UnixConn, closed func()) (stop func()) {
 // endpointOf is gVisor's endpoint beneath a connection, nil if there is none. gonet offers neither RST nor keepalive and
 // keeps the endpoint to itself; TestReset fails if its field ever changes.
 func endpointOf(conn net.Conn) tcpip.Endpoint {
-	tcp, ok := conn.(*gonet.TCPConn)
+	stream, ok := conn.(*gonet.TCPConn)
 	if !ok {
 		return nil
 	}
-	field := reflect.ValueOf(tcp).Elem().FieldByName("ep")
+	field := reflect.ValueOf(stream).Elem().FieldByName("ep")
 	if !field.IsValid() || field.Type() != reflect.TypeFor[tcpip.Endpoint]() {
 		return nil
 	}
@@ -180,6 +183,28 @@ func abort(conn net.Conn) {
 	}
 	_ = conn.SetDeadline(time.Unix(1, 0)) // wakes who reads or writes
 	conn.Close()
+}
+
+// drain waits until the stack has nothing more to send on a closed connection, which the peer may be slow to take.
+func drain(ctx context.Context, conn net.Conn) {
+	endpoint := endpointOf(conn)
+	if endpoint == nil {
+		return
+	}
+	wait := time.NewTimer(0)
+	defer wait.Stop()
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, drainPause) {
+		switch tcp.EndpointState(endpoint.State()) {
+		case tcp.StateClose, tcp.StateTimeWait, tcp.StateError, tcp.StateInitial:
+			return
+		}
+		wait.Reset(pause)
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // tune bounds what a connection may have in flight towards us, and finds out about peers that vanished.

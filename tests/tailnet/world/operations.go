@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"tailscale.com/ipn"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/dnstype"
 )
@@ -51,6 +52,7 @@ var operations = map[string]operation{
 	"upload":    upload,       // peer, address, bytes → sha256, seconds, received: send the pattern, FIN, read to the end
 	"ping":      ping,         // peer, address (without port) → seconds
 	"nodes":     nodes,        // → nodes: what the control server knows
+	"advertise": advertise,    // peer, routes: it offers to carry these; TCP to them is refused
 	"approve":   approve,      // node, routes: approve subnet routes, all others no longer
 	"allow":     allow,        // node, sources: only these may connect to it, until the control server has other news
 	"authorize": authorize,    // url: complete a login by URL
@@ -261,6 +263,27 @@ func nodes(w *world, _ context.Context, _ *command) (answer, error) {
 		all = append(all, entry)
 	}
 	return answer{"nodes": all}, nil
+}
+
+func advertise(w *world, ctx context.Context, c *command) (answer, error) {
+	p, err := w.peerNamed(c.Peer)
+	if err != nil {
+		return nil, err
+	}
+	var prefixes []netip.Prefix
+	for _, route := range c.Routes {
+		prefix, err := netip.ParsePrefix(route)
+		if err != nil {
+			return nil, err
+		}
+		prefixes = append(prefixes, prefix)
+	}
+	client, err := p.server.LocalClient()
+	if err != nil {
+		return nil, err
+	}
+	_, err = client.EditPrefs(ctx, &ipn.MaskedPrefs{AdvertiseRoutesSet: true, Prefs: ipn.Prefs{AdvertiseRoutes: prefixes}})
+	return nil, err
 }
 
 func approve(w *world, _ context.Context, c *command) (answer, error) {
