@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from tests.support.dns_certificates import make_certificates
 from tests.support.micropython import micropython, write_settings
 from tests.support.proxy import Proxy, running_proxy, tcp_server
 
@@ -339,3 +344,80 @@ link.close()
     free = [int(line.rpartition(" ")[2]) for line in output.splitlines() if "max free sz" in line]
     assert len(free) == 3
     assert min(free[1:]) >= free[0] - 8
+
+
+async def test_tls_with_a_verified_certificate(tmp_path: Path) -> None:
+    """MicroPython's own `ssl` over a tunnel's socket: another authority's certificate is refused."""
+    authority, server_pem = make_certificates(tmp_path, ("10.90.0.1",))
+    (tmp_path / "other").mkdir()
+    other, _ = make_certificates(tmp_path / "other", ("10.90.0.1",))
+    for source, target in ((authority, "ca.der"), (other, "other.der")):
+        der = x509.load_pem_x509_certificate(source.read_bytes()).public_bytes(serialization.Encoding.DER)
+        (tmp_path / target).write_bytes(der)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server_pem)
+    server = await asyncio.start_server(_echo, "127.0.0.1", 0, ssl=context)
+    async with running_proxy(tmp_path) as proxy, server:
+        _device(proxy, tmp_path)
+        proxy.serve(443, server.sockets[0].getsockname()[1])
+        output = await micropython(
+            START
+            + """
+import ssl, socket
+for name in ("ca.der", "other.der"):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with open(name, "rb") as file:
+        context.load_verify_locations(cadata=file.read())
+    link = socket.socket()
+    link.connect(("10.90.0.1", 443))
+    try:
+        secure = context.wrap_socket(link, server_hostname="10.90.0.1")
+        secure.write(b"hello\\n")
+        print(name, secure.readline())
+        secure.close()
+    except (OSError, ValueError) as error:
+        print(name, "refused")
+        link.close()
+""",
+            tmp_path,
+        )
+    assert output == "ca.der b'hello\\n'\nother.der refused\n"
+
+
+async def test_threads(tmp_path: Path) -> None:
+    """Three threads with a connection each, under one lock (the unix port has no lock of its interpreter)."""
+    async with running_proxy(tmp_path) as proxy, tcp_server(_echo) as port:
+        _device(proxy, tmp_path)
+        proxy.serve(7, port)
+        output = await micropython(
+            START
+            + """
+import _thread, gc, socket
+gc.collect()
+done = []
+
+def work(number):
+    link = socket.socket()
+    link.settimeout(10)
+    link.connect(("10.90.0.1", 7))
+    for i in range(20):
+        data = bytes([number]) * (100 + i)
+        link.write(data)
+        assert link.read(len(data)) == data
+    link.close()
+    done.append(number)
+
+_thread.stack_size(65536)
+for number in range(3):
+    _thread.start_new_thread(work, (number,))
+end = time.ticks_add(time.ticks_ms(), 20000)
+while len(done) < 3 and time.ticks_diff(end, time.ticks_ms()) > 0:
+    time.sleep_ms(5)
+    lopower.pump()
+print(sorted(done))
+""",
+            tmp_path,
+            heap="8M",
+        )
+    assert output == "[0, 1, 2]\n"
