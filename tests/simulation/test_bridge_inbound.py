@@ -240,6 +240,19 @@ async def test_a_port_goes_before_the_rest_and_to_another_port(world: World) -> 
         assert await flow.answer() == b"\x01"
 
 
+async def test_https_is_ended_by_the_node_and_goes_to_port_80(world: World) -> None:
+    exposure = Exposure(device_id=KITCHEN.id, kind="https", port=443, target_port=80)
+    world.bridge.set_exposures([exposure], world.now())
+    device(world).listening.add(80)
+    async with PeerFlow(world, 443) as flow:
+        assert await flow.answer() == b"\x02"
+        await flow.write(b"GET / HTTP/1.1")
+        stream = await device(world).accepted.get()
+        assert await stream.read() == b"GET / HTTP/1.1"
+    async with PeerFlow(world, 443, transport="udp") as flow:
+        assert await flow.answer() == b"\x01"
+
+
 @pytest.mark.parametrize(
     ("destination", "version"),
     [("10.90.0.3", 4), ("fd7a:115c:a1e0:9909::3", 6), ("fd7a:115c:a1e0:b1a:0:7:a5a:3", 4)],

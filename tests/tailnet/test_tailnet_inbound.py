@@ -151,6 +151,15 @@ async def test_one_port(tailnet: TailnetWorld, proxy: Proxy, kitchen: Kitchen) -
     assert (await tailnet.ask("tcp", peer="peer", address=f"{address_of(proxy)}:80"))["error"] == "refused"
 
 
+async def test_https_up_to_the_certificate(tailnet: TailnetWorld, proxy: Proxy, kitchen: Kitchen) -> None:
+    """The test tailnet gives no certificates: the device was reached, and TLS fails."""
+    expose(proxy, Exposure(device_id=kitchen_of(proxy).id, kind="https", port=443, target_port=80))
+    answer = await tailnet.ask("tcp", peer="peer", address=f"{address_of(proxy)}:443", send="\x16\x03\x01")
+    assert not answer.get("received")
+    assert proxy.runtime.bridge.flows.counters["inbound_accepted"] == 1
+    await until(lambda: not len(proxy.runtime.bridge.flows))
+
+
 async def test_who_may_connect(tailnet: TailnetWorld, proxy: Proxy, kitchen: Kitchen) -> None:
     sources = parse_sources([tailnet.peers["peer"][0]])
     expose(proxy, Exposure(device_id=kitchen_of(proxy).id, kind="all", sources=sources))

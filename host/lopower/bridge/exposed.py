@@ -32,11 +32,13 @@ class Target:
         state: the device.
         address: the address of the device that was asked for; None: any that it has.
         port: its port.
+        tls: the node ends TLS, and the device gets what is inside.
     """
 
     state: DeviceState
     address: IPAddress | None
     port: int
+    tls: bool = False
 
 
 Refusal = Literal["inbound_not_exposed", "inbound_not_permitted", "inbound_device_off"]
@@ -108,4 +110,4 @@ class Exposed:
         state = self._state_of(exposure.device_id)
         if state is None:
             return "inbound_device_off"
-        return Target(state, None, exposure.target_port or port)
+        return Target(state, None, exposure.target_port or port, exposure.kind == "https")

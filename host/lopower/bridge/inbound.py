@@ -59,9 +59,11 @@ class InboundTcp(StitchedTcp):
         connection: Connection,
         request: InboundRequest,
         timeout: float,
+        tls: bool,
         now: float,
     ) -> None:
         self._request = request
+        self._tls = tls
         self._timeout = timeout
         super().__init__(table, state, connection, _AwaitedDevice(connection, request.stream), Via.INBOUND, now)
 
@@ -87,7 +89,7 @@ class InboundTcp(StitchedTcp):
 
     def _opened(self, now: float) -> None:
         self.table.count(self.state, "inbound_accepted")
-        self._request.accept()
+        self._request.accept(tls=self._tls)
 
     def _failed_to_open(self, error: DialError, now: float) -> None:
         self.table.count(self.state, f"inbound_{DIAL_COUNTERS.get(type(error), 'dial_failed')}")
@@ -197,7 +199,7 @@ class Inbound:
             if request.transport == "tcp":
                 connection = table.stack.tcp.connect(peer, local, remote, now)
                 timeout = config.wake_timeout if contact is None else config.inbound_timeout
-                InboundTcp(table, state, connection, request, timeout, now)
+                InboundTcp(table, state, connection, request, timeout, target.tls, now)
             else:
                 flow = table.stack.udp.open(peer, local, remote, now)
                 InboundUdp(table, state, flow, request, self._slots, now)

@@ -9,7 +9,9 @@ from lopower.cli import options, output
 from lopower.cli.errors import OK, USAGE, CommandError
 from lopower.cli.login import qr_lines
 
-_USAGE = "lopower expose NAME [--port PORT[:PORT] [--udp] | --node [--hostname NAME]] [--from WHO ...] [--off]"
+_USAGE = (
+    "lopower expose NAME [--port PORT[:PORT] [--udp] | --https | --node [--hostname NAME]] [--from WHO ...] [--off]"
+)
 
 
 def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -21,6 +23,11 @@ def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> 
     parser.add_argument("name", nargs="?", metavar="NAME", help="the device")
     parser.add_argument("--port", metavar="PORT[:PORT]", help="one port of the node, to one of the device")
     parser.add_argument("--udp", action="store_true", help="that port is UDP")
+    parser.add_argument(
+        "--https",
+        action="store_true",
+        help="port 443 of the node, which ends TLS with the tailnet's certificate, to port 80 of the device",
+    )
     parser.add_argument("--node", action="store_true", help="give the device a node of its own")
     parser.add_argument("--hostname", metavar="NAME", help="what its own node is called; default: as the device")
     parser.add_argument(
@@ -44,12 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         output.show([client.get("exposures")], arguments.json, False, _list)
         return OK
-    body: dict[str, Any] = {"kind": "node" if arguments.node else "port" if arguments.port else "all"}
+    kind = "node" if arguments.node else "https" if arguments.https else "port" if arguments.port else "all"
+    body: dict[str, Any] = {"kind": kind}
     if arguments.port:
         port, target = _ports(arguments.port)
         body |= {"port": port, "target_port": target, "protocol": "udp" if arguments.udp else "tcp"}
     if arguments.off:
-        place = f"{body['protocol']}:{body['port']}" if arguments.port else "node" if arguments.node else None
+        places = {"node": "node", "https": "tcp:443", "all": None}
+        place = f"{body['protocol']}:{body['port']}" if arguments.port else places[kind]
         query = {} if place is None else {"place": place}
         document = client.request("DELETE", ["exposures", arguments.name], query=query)
         output.show([document], arguments.json, False, lambda _: f"{arguments.name} is not exposed there any more")
@@ -64,9 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.name is None:
-        alone = not (arguments.port or arguments.node or arguments.off or arguments.sources)
+        alone = not (arguments.port or arguments.node or arguments.https or arguments.off or arguments.sources)
     else:
-        alone = not (arguments.port and arguments.node)
+        alone = [bool(arguments.port), arguments.node, arguments.https].count(True) < 2
     if not alone or (arguments.udp and not arguments.port) or (arguments.hostname and not arguments.node):
         raise CommandError("these do not go together", _USAGE, USAGE)
 
@@ -82,6 +91,8 @@ def _ports(text: str) -> tuple[int, int]:
 def _one(document: dict[str, Any]) -> str:
     node = document["node"]
     lines = [f"{_where(document)} reaches {_what(document)}{_from(document)}"]
+    if document["kind"] == "https" and node["connected"] and not node["certificates"]:
+        lines.append("the tailnet gives no certificates yet: enable HTTPS at https://login.tailscale.com/admin/dns")
     if not node["connected"]:
         lines.append(node["detail"])
         if node["login_url"]:
@@ -102,11 +113,13 @@ def _list(document: dict[str, Any]) -> str:
 def _where(document: dict[str, Any]) -> str:
     node = document.get("node") or {}
     name = node.get("dns_name") or document.get("hostname") or "the proxy's node"
+    if document["kind"] == "https":
+        return f"https://{name}/"
     return f"{name}, {document['protocol']} port {document['port']}" if document["kind"] == "port" else str(name)
 
 
 def _what(document: dict[str, Any]) -> str:
-    port = f", port {document['target_port']}" if document["kind"] == "port" else ""
+    port = f", port {document['target_port']}" if document["kind"] in ("port", "https") else ""
     return f"{document['device']}{port}"
 
 

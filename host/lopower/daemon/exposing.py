@@ -115,7 +115,7 @@ class Exposing:
             "place": "node" if exposure.kind == "node" else exposure.place,
             "from": [str(source) for source in exposure.sources],
         }
-        if exposure.kind == "port":
+        if exposure.kind in ("port", "https"):
             document |= {"protocol": exposure.transport, "port": exposure.port, "target_port": exposure.target_port}
         if exposure.kind == "node":
             document["hostname"] = exposure.hostname

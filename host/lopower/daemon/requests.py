@@ -26,6 +26,10 @@ _JSON_NAMES: Final[dict[type, str]] = {
 }
 
 
+_HTTP_PORT: Final = 80
+_HTTPS_PORT: Final = 443
+
+
 class RequestError(Exception):
     """A request that cannot be understood; the text says what is permitted."""
 
@@ -133,7 +137,7 @@ def parse_exposure(body: object) -> tuple[str, Exposure]:
     kind: str = fields.take("kind", str, "all")
     protocol = parse_protocol(fields.take("protocol", str, "tcp"))
     port: int = fields.take("port", int, 0)
-    target_port: int = fields.take("target_port", int, port)
+    target_port: int = fields.take("target_port", int, _HTTP_PORT if kind == "https" else port)
     hostname: str = fields.take("hostname", str, "")
     sources: list[str] = fields.take("from", list, [])
     fields.end()
@@ -145,8 +149,8 @@ def parse_exposure(body: object) -> tuple[str, Exposure]:
     return name, Exposure(
         device_id=0,
         kind=known,
-        transport=protocol,
-        port=port,
+        transport="tcp" if known == "https" else protocol,
+        port=_HTTPS_PORT if known == "https" else port,
         target_port=target_port,
         hostname=hostname.lower(),
         sources=parse_sources(sources),

@@ -16,7 +16,7 @@ from lopower.devices.errors import InvalidExposure
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
-Kind = Literal["all", "port", "node"]
+Kind = Literal["all", "port", "node", "https"]
 Transport = Literal["tcp", "udp"]
 
 # Each is compared with every flow that comes.
@@ -79,8 +79,8 @@ class Exposure:
     Attributes:
         device_id: whose; exposures end with their device.
         kind: `all`: what arrives for the proxy's node, as far as no port is exposed there; `port`: one port of it;
-            `node`: all that arrives for a node of the device's own.
-        transport, port, target_port: of `port`: the node's and the device's.
+            `node`: all that arrives for a node of the device's own; `https`: port 443 of the proxy's, which ends TLS.
+        transport, port, target_port: of `port` and `https`: the node's and the device's.
         hostname: of `node`: what that is called in the tailnet.
         sources: who may connect; empty: whoever the tailnet lets through.
     """
@@ -96,7 +96,7 @@ class Exposure:
     @property
     def place(self) -> str:
         """Where it stands; no two stand there."""
-        if self.kind == "port":
+        if self.kind in ("port", "https"):
             return f"{self.transport}:{self.port}"
         return self.kind if self.kind == "all" else f"node:{self.device_id}"
 
@@ -106,7 +106,7 @@ class Exposure:
         Raises:
             InvalidExposure: a port, name or the number of sources is out of range.
         """
-        if self.kind == "port" and not (0 < self.port < 65_536 and 0 < self.target_port < 65_536):
+        if self.kind in ("port", "https") and not (0 < self.port < 65_536 and 0 < self.target_port < 65_536):
             raise InvalidExposure("ports are 1 to 65535")
         if self.kind == "node" and not _LABEL.fullmatch(self.hostname):
             raise InvalidExposure(f"{self.hostname!r} is not a host's name: letters, digits and hyphens, at most 63")

@@ -92,7 +92,7 @@ exposures: Final = Table(
     metadata,
     Column("place", String(32), primary_key=True),
     Column("device_id", ForeignKey("devices.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("kind", String(4), nullable=False),
+    Column("kind", String(5), nullable=False),
     Column("transport", String(3), nullable=False),
     Column("port", Integer, nullable=False),
     Column("target_port", Integer, nullable=False),

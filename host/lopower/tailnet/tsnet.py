@@ -288,6 +288,7 @@ class TsnetDriver:
             "detail": detail,
             "login_url": (node.login_url or None) if node is not None and state == "needs-login" else None,
             "dns_name": node.dns_name if node is not None else "",
+            "certificates": node is not None and bool(node.certificate_domains),
             "addresses": [] if node is None else [str(address) for address in node.addresses],
         }
 

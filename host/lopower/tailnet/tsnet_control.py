@@ -100,6 +100,7 @@ class NodeStatus:
     tags: tuple[str, ...] = ()
     user: str = ""
     key_expiry: str = ""
+    certificate_domains: tuple[str, ...] = ()
     routes_advertised: tuple[IPNetwork, ...] = ()
     routes_approved: tuple[IPNetwork, ...] = ()
     routes_accepted: tuple[IPNetwork, ...] = ()
@@ -138,6 +139,7 @@ class NodeStatus:
                 addresses=tuple(ip_address(text) for text in _texts(document.get("addresses"))),
                 tags=_texts(document.get("tags")),
                 user=_text(document.get("user")),
+                certificate_domains=_texts(document.get("certificate_domains")),
                 key_expiry=_text(document.get("key_expiry")),
                 routes_advertised=_networks(document.get("routes_advertised")),
                 routes_approved=_networks(document.get("routes_approved")),

@@ -22,6 +22,7 @@ TLV_USER: Final = 0xE3
 TLV_TAGS: Final = 0xE4
 _ACCEPT: Final = b"\x00"
 _REFUSE: Final = b"\x01"
+_ACCEPT_TLS: Final = b"\x02"
 # The header is written whole before anything else: who has not sent it by now never will.
 _HEADER_SECONDS: Final = 5.0
 _BACKLOG: Final = 1024
@@ -53,10 +54,13 @@ class InboundRequest:
     tags: tuple[str, ...]
     stream: socket.socket
 
-    def accept(self) -> None:
-        """Have the peer answered; the stream carries the flow from now on. Nothing is raised: a lost stream shows."""
+    def accept(self, *, tls: bool = False) -> None:
+        """Have the peer answered; the stream carries the flow from now on. Nothing is raised: a lost stream shows.
+
+        With `tls` the node ends TLS with its certificate, and the stream carries what is inside. TCP only.
+        """
         with contextlib.suppress(OSError):
-            self.stream.send(_ACCEPT)
+            self.stream.send(_ACCEPT_TLS if tls else _ACCEPT)
 
     def refuse(self) -> None:
         """Have the peer told that nobody listens. The stream is left to its owner."""

@@ -95,6 +95,10 @@ async def test_expose_list_and_take_back(plane: ControlPlane, tailnet: TsnetWorl
     code, out, _ = await plane.lopower("expose")
     assert len(out.splitlines()) == 5
 
+    code, out, _ = await plane.lopower("expose", "hall", "--https")
+    assert (code, out.splitlines()[0]) == (0, "https://lopower.tail.example/ reaches hall, port 80")
+    assert "enable HTTPS" in out
+    await plane.lopower("expose", "hall", "--https", "--off")
     await plane.lopower("expose", "hall", "--port", "8080", "--off")
     assert [entry.place for entry in plane.runtime.exposed] == ["all", "node:2", "udp:5683"]
     await plane.lopower("expose", "hall", "--off")

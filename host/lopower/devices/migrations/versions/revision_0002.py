@@ -15,7 +15,7 @@ def upgrade() -> None:
         "exposures",
         sa.Column("place", sa.String(32), nullable=False),
         sa.Column("device_id", sa.Integer, nullable=False),
-        sa.Column("kind", sa.String(4), nullable=False),
+        sa.Column("kind", sa.String(5), nullable=False),
         sa.Column("transport", sa.String(3), nullable=False),
         sa.Column("port", sa.Integer, nullable=False),
         sa.Column("target_port", sa.Integer, nullable=False),
