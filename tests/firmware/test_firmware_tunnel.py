@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import ssl
+import sys
 import time
 from pathlib import Path
 
@@ -12,8 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from tests.support.dns_certificates import make_certificates
-from tests.support.micropython import micropython, write_settings
-from tests.support.proxy import Proxy, running_proxy, tcp_server
+from tests.support.micropython import FIRMWARE, micropython, write_settings
+from tests.support.proxy import Proxy, free_udp_port, running_proxy, tcp_server
 
 START = """
 import time, lopower
@@ -421,3 +423,45 @@ print(sorted(done))
             heap="8M",
         )
     assert output == "[0, 1, 2]\n"
+
+
+async def test_a_bad_link_and_a_new_address(tmp_path: Path) -> None:
+    """Loss, delay, reordering and duplicates on the outer link, and a NAT that forgets the device halfway."""
+    relay_port = free_udp_port()
+    async with running_proxy(tmp_path) as proxy, tcp_server(_echo) as port:
+        _device(proxy, tmp_path, endpoints=[f"127.0.0.1:{relay_port}"])
+        proxy.serve(7, port)
+        link = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.support.udp_link", str(relay_port), "127.0.0.1", str(proxy.port),
+            "--loss", "0.02", "--delay", "0.003", "--jitter", "0.002", "--duplicate", "0.01", "--reorder", "0.02",
+            cwd=FIRMWARE.parent, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert link.stdout is not None
+        assert await link.stdout.readline() == b"ready\n"
+        try:
+            program = asyncio.create_task(
+                micropython(
+                    START
+                    + """
+import socket
+link = socket.socket()
+link.settimeout(20)
+link.connect(("10.90.0.1", 7))
+for i in range(150):
+    data = bytes([i]) * 2000
+    link.write(data)
+    assert link.read(2000) == data, i
+print("all", lopower.status()["counters"].get("not_authentic", 0))
+""",
+                    tmp_path,
+                )
+            )
+            await asyncio.sleep(1.5)
+            link.send_signal(signal.SIGUSR1)
+            output = await program
+        finally:
+            link.terminate()
+            await link.wait()
+        peer = next(iter(proxy.runtime.interface.peers.values()))
+    assert output == "all 0\n"
+    assert peer.counters["handshakes_completed"] >= 1

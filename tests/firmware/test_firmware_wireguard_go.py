@@ -14,9 +14,10 @@ import pytest
 from lopower.devices.keys import generate_private_key, public_key_of
 from tests.support.micropython import built, interpreter, prelude
 from tests.support.netns import World, network_world
+from tests.support.requirements import require_module
 from tests.support.wireguard_go import WireguardGo, wireguard_go
 
-pytestmark = [pytest.mark.netns, pytest.mark.xdist_group("netns")]
+pytestmark = [pytest.mark.netns, pytest.mark.xdist_group("netns-firmware")]
 
 SERVER_IPV4, DEVICE_IPV4 = "10.9.0.1", "10.9.0.2"
 SERVER_IPV6, DEVICE_IPV6 = "fd09::1", "fd09::2"
@@ -251,6 +252,48 @@ asyncio.run(main())
     for address in (DEVICE_IPV4, f"[{DEVICE_IPV6}]") * 2:
         assert host.run("curl", "-sS", "-m", "10", f"http://{address}:8080/") == "x" * 5000
     assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("setting", [(True, False)], indirect=True, ids=["psk-ipv4"])
+def test_microdot(setting: Setting) -> None:
+    """The web framework from PyPI, unchanged, reached from Linux."""
+    package = Path(require_module("microdot").__file__ or "").parent
+    (setting.directory / "microdot.py").write_text((package / "microdot.py").read_text())
+    process = setting.start(
+        """
+import asyncio, sys
+sys.path.insert(0, "")
+from microdot import Microdot
+
+app = Microdot()
+
+@app.route("/hello/<name>", methods=["GET", "POST"])
+async def hello(request, name):
+    return {"name": name, "got": len(request.body)}
+
+@app.get("/end")
+async def end(request):
+    request.app.shutdown()
+    return "ended"
+
+async def main():
+    asyncio.create_task(lopower.run())
+    server = asyncio.create_task(app.start_server(host="0.0.0.0", port=8080))
+    await asyncio.sleep_ms(50)
+    print("ready")
+    await server
+    await asyncio.sleep_ms(1000)
+
+asyncio.run(main())
+"""
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    host = setting.world.host
+    got = host.run("curl", "-sS", "-m", "10", "--data", "x" * 5000, f"http://{DEVICE_IPV4}:8080/hello/sensor")
+    assert json.loads(got) == {"name": "sensor", "got": 5000}
+    assert host.run("curl", "-sS", "-m", "10", f"http://[{DEVICE_IPV6}]:8080/end") == "ended"
+    process.wait(20)
 
 
 BULK = """
