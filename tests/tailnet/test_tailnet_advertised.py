@@ -16,7 +16,8 @@ from tests.support.tailnet_world import TailnetWorld
 from tests.tailnet.test_tailnet_inbound import Kitchen
 from tests.tailnet.test_tailnet_outbound import driver_of, joined, until
 
-pytestmark = pytest.mark.xdist_group("tailnet")
+# The first of them builds the test tailnet, which takes minutes where nothing of it is cached.
+pytestmark = [pytest.mark.xdist_group("tailnet"), pytest.mark.timeout(600)]
 
 HOSTNAME = "lopower"
 

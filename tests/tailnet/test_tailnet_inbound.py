@@ -20,7 +20,8 @@ from tests.support.proxy import Proxy, running_proxy
 from tests.support.tailnet_world import TailnetWorld
 from tests.tailnet.test_tailnet_outbound import driver_of, echo, joined, until
 
-pytestmark = pytest.mark.xdist_group("tailnet")
+# The first of them builds the test tailnet, which takes minutes where nothing of it is cached.
+pytestmark = [pytest.mark.xdist_group("tailnet"), pytest.mark.timeout(600)]
 
 
 DATA = random.Random(1).randbytes(20_000_000)

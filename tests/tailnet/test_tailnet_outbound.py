@@ -19,7 +19,8 @@ from lopower_hil.virtual_device import VirtualDevice
 from tests.support.proxy import GATEWAY_IPV4, Proxy, running_proxy
 from tests.support.tailnet_world import TailnetWorld
 
-pytestmark = pytest.mark.xdist_group("tailnet")
+# The first of them builds the test tailnet, which takes minutes where nothing of it is cached.
+pytestmark = [pytest.mark.xdist_group("tailnet"), pytest.mark.timeout(600)]
 
 BULK = 20_000_000
 
