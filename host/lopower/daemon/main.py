@@ -183,6 +183,9 @@ class Daemon:
             print("Ctrl-C ends it; `lopower service install` keeps it running.", flush=True)
         for warning in self._operations.status()["warnings"]:
             log.warning("%s", warning)
+        tailnet = runtime.driver.status()
+        if tailnet["driver"] == "host" and not tailnet["connected"]:
+            log.info("%s; %s", tailnet["detail"], tailnet["advice"])
         self._notifier.ready(status)
 
     async def _watch(self) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -34,6 +35,7 @@ PROXY_NODE: Final = "proxy"
 # After the stream of events broke although the sidecar lives, seconds.
 _RECONNECT_SECONDS: Final = 0.5
 _PROGRAM: Final = "lopower-sidecar"
+_DEVICE_NODE: Final = re.compile(r"device-[0-9]+")
 _SOCKETS: Final = "sockets-"
 # The path of a unix socket has 107 bytes at most; this leaves room for our directory's name and the longest socket's.
 _MAX_SOCKET_DIRECTORY: Final = 80
@@ -119,8 +121,9 @@ class TsnetDriver:
     def start(self) -> None:
         """Start the sidecar, on the running loop."""
         self._config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Nodes of devices that were removed when their node could not be logged out.
         kept = {entry.name for entry in self._config.state_dir.iterdir() if entry.is_dir()}
-        self._unwanted.update(kept - set(self._wanted))
+        self._unwanted.update(name for name in kept - set(self._wanted) if _DEVICE_NODE.fullmatch(name))
         self._listener = InboundListener(self.sockets / "inbound", self._inbound)
         self._starting = asyncio.get_running_loop().create_task(self._echoes.start())
         self.supervisor.start()

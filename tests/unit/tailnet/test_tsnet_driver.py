@@ -26,7 +26,7 @@ from lopower.tailnet.driver import (
     TcpDial,
 )
 from lopower.tailnet.tsnet import find_program, has_identity
-from lopower.tailnet.tsnet_control import SidecarError
+from lopower.tailnet.tsnet_control import NodeConfig, SidecarError
 from lopower.tailnet.tsnet_streams import FramedUdp
 from tests.support.tsnet_world import TsnetWorld, tsnet_world
 
@@ -329,6 +329,25 @@ async def test_close_leaves_nothing(tmp_path: Path) -> None:
     assert not sockets.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+async def test_nodes_that_nobody_wants_any_more_are_logged_out_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    for name in ("device-7", "certificates"):
+        (tmp_path / "tailnet" / name).mkdir(parents=True)
+    async with tsnet_world(tmp_path) as world:
+        driver = world.driver
+        await world.until(lambda: not driver._unwanted)
+        driver.set_nodes({"device-8": NodeConfig(hostname="hall"), "device-9": NodeConfig(hostname="kitchen")})
+        await world.until(lambda: {"proxy", "device-8", "device-9"} == set(driver.nodes))
+        driver.set_nodes({"device-9": NodeConfig(hostname="kitchen")})
+        await world.until(lambda: {"proxy", "device-9"} == set(driver.nodes))
+        kill(world)
+        driver.set_nodes({})
+        await world.until(lambda: driver.supervisor.restarts == 1 and set(driver.nodes) == {"proxy"})
+        await world.until(lambda: not driver._unwanted)
+        (await finished(driver.dial_tcp(NODE, 7, None))).close()
+        with pytest.raises(DialUnreachable):
+            driver.dial_tcp(NODE, 7, "device-9")
 
 
 async def test_sockets_of_killed_daemons_are_removed_and_a_deep_directory_is_no_obstacle(tmp_path: Path) -> None:
