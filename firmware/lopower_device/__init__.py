@@ -131,6 +131,7 @@ def _trial():
 
 
 def _start_timer(number):
+    """Pump by a timer: the given one, or, for True, a virtual one, or else the first."""
     global _timer
     if number is None or number is False:
         return
@@ -138,15 +139,23 @@ def _start_timer(number):
         import machine
         import micropython
 
+        make = machine.Timer
         schedule = micropython.schedule
+    except (ImportError, AttributeError):
+        return  # sockets and programs pump
 
-        def tick(_):
-            try:
-                schedule(pump, 0)
-            except RuntimeError:  # the queue is full: the next tick does it
-                pass
+    def tick(_):
+        try:
+            schedule(pump, 0)
+        except RuntimeError:  # the queue is full: the next tick does it
+            pass
 
-        _timer = machine.Timer(number)
-        _timer.init(period=PUMP_PERIOD, callback=tick)
-    except (ImportError, AttributeError, ValueError, OSError):
-        _timer = None  # no timer on this port, or not to spare
+    for candidate in (-1, 0) if number is True else (number,):
+        try:
+            timer = make(candidate)
+            timer.init(period=PUMP_PERIOD, callback=tick)
+        except (ValueError, OSError):
+            continue
+        _timer = timer
+        return
+    print("lopower: there is no timer", number)

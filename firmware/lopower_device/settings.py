@@ -59,7 +59,9 @@ def _settings(content):
     settings.everything = content.get("tunnel") == "all"
     if content.get("tunnel", "allowed") not in ("allowed", "all"):
         raise SettingsError('tunnel must be "allowed" or "all"')
-    settings.timer = content.get("timer", -1)
+    settings.timer = content.get("timer", True)  # which is: one that the port has
+    if settings.timer is not None and settings.timer is not True and not isinstance(settings.timer, int):
+        raise SettingsError("timer must be a number or null")
     settings.written = _number(content, "written", 0, 0, 1 << 40)
     return settings
 
