@@ -47,19 +47,25 @@ lint: $(STAMP)            ## ruff: rules and format
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)           ## mypy, strict
-	$(BIN)/mypy host hil tests
+	$(BIN)/mypy host hil provisioning tests
 
 contracts: $(STAMP)       ## which package may import which
 	$(BIN)/lint-imports
 
 check: lint types contracts
 
-test: setup test-packages test-programs check   ## lint, types, import contracts and all tests
+test: setup test-packages test-programs check test-go   ## lint, types, import contracts and all tests
 	@# A short base: the kernel takes 103 bytes for the path of a unix socket.
 	@base=$$(mktemp -d /tmp/lpXXXX) && \
 	  $(BIN)/pytest -n 2 --dist loadgroup --basetemp=$$base/t $(PYTEST_ARGS); code=$$?; rm -rf $$base; exit $$code
 
-.PHONY: test-packages test-programs
+.PHONY: test-packages test-programs test-go
+test-go:                  # the sidecar's own tests
+	@if command -v go >/dev/null; then \
+	  cd host/sidecar && tags=$$(sh build.sh --tags) && test -z "$$(gofmt -l .)" && \
+	  CGO_ENABLED=0 go vet -tags "$$tags" ./... && CGO_ENABLED=0 go test -tags "$$tags" ./...; \
+	fi
+
 test-programs:            # built once, so that no test waits for a compiler
 	@if command -v go >/dev/null; then \
 	  echo "building the programs that tests talk to"; \

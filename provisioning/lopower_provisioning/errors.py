@@ -1,0 +1,48 @@
+"""What goes wrong before or while a board is flashed, and what state that leaves the board in."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class BoardState(Enum):
+    """What is on the board when a command failed; the value is a sentence for the user."""
+
+    UNTOUCHED = "Nothing was written: the board runs what it ran before."
+    INCOMPLETE = (
+        "The flash is written in part: the board does not start, and is not harmed. Run the same command again; "
+        "it begins anew. If the board is not found then, hold BOOT while you press RESET."
+    )
+    WRITTEN = (
+        "Everything is written and verified; the board was not restarted. Press RESET, or unplug it and plug it in."
+    )
+
+
+class ProvisioningError(Exception):
+    """The text names the fault.
+
+    Attributes:
+        hint: what to do next.
+        state: what is on the board.
+    """
+
+    def __init__(self, message: str, hint: str = "", state: BoardState = BoardState.UNTOUCHED) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.state = state
+
+
+class ImageError(ProvisioningError):
+    """The image must not be written to this board."""
+
+
+class SettingsError(ProvisioningError):
+    """A configuration that no device can use."""
+
+
+class FilesystemError(ProvisioningError):
+    """The file system cannot be made."""
+
+
+class FlashError(ProvisioningError):
+    """Talking to the board failed."""
