@@ -12,6 +12,7 @@ import pytest
 from lopower.daemon import udp_socket
 from lopower.daemon.udp_socket import SocketFeatures, UdpSocket
 from lopower.wire.datagrams import Endpoint
+from tests.support.requirements import missing
 
 EVERYTHING = SocketFeatures()
 NOTHING = SocketFeatures(gro=False, gso=False, pktinfo=False)
@@ -70,7 +71,7 @@ def test_the_answer_leaves_from_the_address_that_was_asked() -> None:
     ours = UdpSocket("", 0, EVERYTHING, Owner())
     try:
         if not ours.features.pktinfo:
-            pytest.skip("this kernel has no PKTINFO")
+            missing("this kernel has no PKTINFO")
         with peer(socket.AF_INET, "127.0.0.1") as other:
             other.sendto(b"question", ("127.9.9.9", ours.port))
             [(_, _, endpoint)] = received(ours)
