@@ -95,11 +95,6 @@ def test_in_a_tailnet_the_route_decides() -> None:
 
 async def test_tailnet_names_go_to_the_tailnets_resolver_and_to_tcp_when_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
-        resolver.bind(("127.0.0.1", 0))
-        resolver.setblocking(False)
-        port = resolver.getsockname()[1]
-        monkeypatch.setattr(host, "MAGIC_DNS_IPV4", IPv4Address("127.0.0.1"))
-        monkeypatch.setattr(host, "_DNS_PORT", port)
 
         async def serve_tcp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             size = int.from_bytes(await reader.readexactly(2), "big")
@@ -107,7 +102,13 @@ async def test_tailnet_names_go_to_the_tailnets_resolver_and_to_tcp_when_cut(mon
             writer.write(b"\x00\x05" + query[:2] + b"all")
             writer.close()
 
-        server = await asyncio.start_server(serve_tcp, "127.0.0.1", port)
+        # TCP chooses the port: connections of other tests may have the one that UDP would choose.
+        server = await asyncio.start_server(serve_tcp, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        resolver.bind(("127.0.0.1", port))
+        resolver.setblocking(False)
+        monkeypatch.setattr(host, "MAGIC_DNS_IPV4", IPv4Address("127.0.0.1"))
+        monkeypatch.setattr(host, "_DNS_PORT", port)
         network = Network(tailnet=frozenset({LOOPBACK}))
         network.source = LOOPBACK
         driver = HostDriver(network)
