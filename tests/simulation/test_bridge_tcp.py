@@ -61,10 +61,16 @@ class Listener:
             finally:
                 self._writers.discard(writer)
 
-        first = await asyncio.start_server(tracked, "127.0.0.1", 0, limit=4 * MEGABYTE)
-        self.port = first.sockets[0].getsockname()[1]
-        self._servers = [first, await asyncio.start_server(tracked, "::1", self.port, limit=4 * MEGABYTE)]
-        return self.port
+        while True:
+            first = await asyncio.start_server(tracked, "127.0.0.1", 0, limit=4 * MEGABYTE)
+            self.port = first.sockets[0].getsockname()[1]
+            try:
+                second = await asyncio.start_server(tracked, "::1", self.port, limit=4 * MEGABYTE)
+            except OSError:  # another test's connection has this port over IPv6
+                first.close()
+                continue
+            self._servers = [first, second]
+            return self.port
 
     async def close(self) -> None:
         """End."""
