@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lopower.bridge.policy import IPAddress, PolicyTable, Protocol, Via
-from lopower.bridge.special_addresses import METADATA, is_public, is_tailnet, never_reached
+from lopower.bridge.special_addresses import METADATA, is_public, never_reached
 from lopower.devices.policy import Rule
+from lopower.tailnet.driver import in_tailnet_ranges
 from tests.support.bridge_devices import GATEWAY, make_device
 
 HOST = ip_address("192.168.7.2")
@@ -65,7 +66,7 @@ def test_no_rules_open_the_host(
     if destination in GATEWAY:
         assert decision.via in (Via.GATEWAY, Via.CLOSED)
     if decision.via is Via.DIRECT:
-        assert destination.packed in METADATA or not is_tailnet(destination)
+        assert destination.packed in METADATA or not in_tailnet_ranges(destination)
         assert destination.packed in METADATA or never_reached(destination) is None
         assert any(not rule.denies for rule in own + everybodys)
     if destination.packed in METADATA and decision.via is Via.DIRECT:

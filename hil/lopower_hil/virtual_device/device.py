@@ -6,13 +6,13 @@ import asyncio
 import os
 import random
 import socket
-import struct
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from lopower.daemon.datapath import DataPath
+from lopower.daemon.tai64n import to_tai64n
 from lopower.daemon.udp_socket import SocketFeatures
 from lopower.netstack.config import StackConfig
 from lopower.netstack.events import EchoReplyReceived, TcpSynReceived, UdpFlowOpened
@@ -49,7 +49,7 @@ class VirtualDevice:
         self.handshake_seconds = 0.0
         self._features = features or SocketFeatures()
         self._clock = clock
-        self._timestamp = timestamp or tai64n_now
+        self._timestamp = timestamp or (lambda: to_tai64n(time.time_ns()))
         self._listeners: dict[int, Callable[[VirtualStream], None]] = {}
         self._datagram_listeners: dict[int, Callable[[VirtualDatagrams], None]] = {}
         self._echoes: dict[tuple[int, int], asyncio.Future[float]] = {}
@@ -228,9 +228,3 @@ class VirtualDevice:
             if len(interface.packed) == len(destination):
                 return interface.ip.packed
         raise OSError(f"this device has no address of the version of {ip_address(destination)}")
-
-
-def tai64n_now() -> bytes:
-    """This moment as TAI64N (12 bytes), with the ten seconds' offset that WireGuard's own programs use."""
-    nanoseconds = time.time_ns()
-    return struct.pack(">QI", (1 << 62) + 10 + nanoseconds // 1_000_000_000, nanoseconds % 1_000_000_000)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Final, Literal
 
-from lopower.bridge.special_addresses import METADATA, is_public, is_tailnet, never_reached
+from lopower.bridge.special_addresses import METADATA, is_public, never_reached
+from lopower.tailnet.driver import in_tailnet_ranges
 
 if TYPE_CHECKING:
     from lopower.devices.device import Device
@@ -227,7 +228,7 @@ class PolicyTable:
     def _tailnet_ranges(
         self, device: Device, address: IPAddress, protocol: Protocol, port: int | None
     ) -> Decision | None:
-        return _TAILNET if is_tailnet(address) else None
+        return _TAILNET if in_tailnet_ranges(address) else None
 
     def _accepted_routes(
         self, device: Device, address: IPAddress, protocol: Protocol, port: int | None
@@ -245,7 +246,7 @@ class PolicyTable:
         if not verdict:
             return denied
         # A tailnet address is carried by the tailnet or not at all; others by it where it has a route.
-        return _TAILNET if is_tailnet(address) or self._tailnet_routes(address) else _DIRECT
+        return _TAILNET if in_tailnet_ranges(address) or self._tailnet_routes(address) else _DIRECT
 
     def _covers(self, rule: Rule, address: IPAddress) -> bool:
         if rule.network is not None:

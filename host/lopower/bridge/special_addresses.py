@@ -9,6 +9,8 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
+from lopower.tailnet.driver import MAGIC_DNS_IPV4, MAGIC_DNS_IPV6
+
 IPAddress = IPv4Address | IPv6Address
 
 # Cloud providers hand credentials to whoever asks from the machine itself: AWS and most others; AWS ECS tasks; AWS over
@@ -28,10 +30,9 @@ METADATA: Final = frozenset(
 )
 
 # The tailnet's own resolver: the proxy asks it, for names of the tailnet alone; devices ask the proxy.
-_MAGIC_DNS: Final = frozenset(ip_address(text).packed for text in ("100.100.100.100", "fd7a:115c:a1e0::53"))
+_MAGIC_DNS: Final = frozenset(address.packed for address in (MAGIC_DNS_IPV4, MAGIC_DNS_IPV6))
 
 _LOOPBACK: Final = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
-_TAILNET: Final = (IPv4Network("100.64.0.0/10"), IPv6Network("fd7a:115c:a1e0::/48"))
 _LINK_LOCAL: Final = (IPv4Network("169.254.0.0/16"), IPv6Network("fe80::/10"))
 _MULTICAST: Final = (IPv4Network("224.0.0.0/4"), IPv6Network("ff00::/8"))
 # "This host", broadcast and reserved space; the IPv4 addresses written as IPv6 ones that would slip past the other
@@ -67,11 +68,6 @@ _NOT_PUBLIC_IPV4: Final = tuple(
 _GLOBAL_UNICAST_IPV6: Final = IPv6Network("2000::/3")
 # Teredo, benchmarking, ORCHID and the rest of the protocol assignments; documentation; 6to4, which hides IPv4 inside.
 _NOT_PUBLIC_IPV6: Final = tuple(IPv6Network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
-
-
-def is_tailnet(address: IPAddress) -> bool:
-    """Whether only a tailnet may carry this address."""
-    return address in _TAILNET[address.version == 6]
 
 
 def is_public(address: IPAddress) -> bool:

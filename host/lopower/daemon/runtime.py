@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
@@ -208,7 +209,7 @@ class ProxyRuntime:
         for event in events:
             if isinstance(event, TimestampsAccepted):
                 stamps = [(peer.public_key, stamp) for peer, stamp in event.timestamps]
-                self._stamps.put(stamps, lambda token=event.token: self._stamps_stored(token))  # type: ignore[misc]
+                self._stamps.put(stamps, partial(self._stamps_stored, event.token))
             elif isinstance(event, EndpointChanged) and event.peer.endpoint is not None:
                 self._moved[event.peer.public_key] = event.peer.endpoint[:2]
 
