@@ -110,6 +110,10 @@ def table(figures: dict[str, Figures]) -> str:
     return "\n".join(lines)
 
 
+def _column(key: str, value: float | None) -> str:
+    return f"{'' if value is None else _number(key, value):>10}"
+
+
 def _number(key: str, value: float) -> str:
     return f"{value:.2f}" if "cpu" in key else f"{value:.0f}"
 
@@ -124,7 +128,7 @@ def main() -> None:
     parser.add_argument(
         "--profile",
         type=Path,
-        help="run the daemons under cProfile, write statistics here as DRIVER.prof, print layers",
+        help="run the daemons under cProfile; directory for their statistics",
     )
     arguments = parser.parse_args()
     if os.geteuid() != 0:

@@ -1,6 +1,6 @@
 """Bulk through a peer of the test tailnet: `up ADDR SECONDS` or `down ADDR SECONDS`; prints bytes and seconds as JSON.
 
-The peer counts what comes (up) or sends more than can come in time (down), at the ports of tests/tailnet/world/services.go.
+The peer counts what comes (up) or sends more than can come in time (down); the ports are those of its services.go.
 """
 
 from __future__ import annotations
