@@ -32,6 +32,8 @@ const (
 	largeSocketAfter  = 1 << 20
 	maxLargeSockets   = 64
 
+	watchAfter = 100 * time.Millisecond
+
 	drainPause = 200 * time.Millisecond
 
 	// A fixed receive window. WireGuard's implementation takes 64 KB for each packet on its way through the node, however
@@ -168,8 +170,19 @@ func descriptorHungUp(fd uintptr) bool {
 	}
 }
 
-// watchHangup calls closed if the daemon closes the socket before stop is called. It takes no data from it.
+// watchHangup calls closed if the daemon closes the socket before stop is called, watchAfter later at the earliest: most dials
+// are over by then and need no watching. It takes no data from the socket.
 func watchHangup(daemon *net.UnixConn, closed func()) (stop func()) {
+	stopWatching := make(chan func(), 1)
+	timer := time.AfterFunc(watchAfter, func() { stopWatching <- watchHangupNow(daemon, closed) })
+	return func() {
+		if !timer.Stop() {
+			(<-stopWatching)()
+		}
+	}
+}
+
+func watchHangupNow(daemon *net.UnixConn, closed func()) (stop func()) {
 	raw, err := daemon.SyscallConn()
 	if err != nil {
 		closed()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lopower.netstack.tcp.connection import Connection
 
 MAX_BUFFERS: Final = 1024  # UIO_MAXIOV: a system call takes no more
-# The kernel's own buffer for a unix stream is 200 KB: a bulk flow fills it in each turn, and what is left over is copied.
+# The kernel gives a unix stream 200 KB: a bulk flow fills it in each turn, and what is left over is copied.
 # A flow that has moved so much gets more, with the right to it; without, as much as net.core.wmem_max permits.
 _LARGE_STREAM_BYTES: Final = 1 << 20
 _LARGE_STREAM_AFTER: Final = 1 << 20
