@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// The tests run the program itself against the test tailnet of tests/tailnet/world. LOPOWER_SIDECAR and LOPOWER_WORLD name
+// The tests run the program itself against the test tailnet of hil/tailnet_world. LOPOWER_SIDECAR and LOPOWER_WORLD name
 // programs that are built already, for example with -race.
 var sidecarProgram, worldProgram string
 
@@ -56,7 +56,7 @@ func buildPrograms(directory string) error {
 			return err
 		}
 		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", strings.TrimSpace(string(tags)), "-o", worldProgram, ".")
-		build.Dir = filepath.Join("..", "..", "tests", "tailnet", "world")
+		build.Dir = filepath.Join("..", "..", "hil", "tailnet_world")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if output, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("building the test tailnet: %w\n%s", err, output)
