@@ -24,6 +24,6 @@ case "${1-}" in
     case "$1" in /*) output=$1 ;; *) output=$PWD/$1 ;; esac
     cd "$(dirname "$0")"
     # A Go older than go.mod asks for fetches a newer one by itself; without that it says which it wants.
-    exec env CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false -ldflags '-s -w' -tags "$tags" -o "$output" .
+    exec env CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -tags "$tags" -o "$output" .
     ;;
 esac
