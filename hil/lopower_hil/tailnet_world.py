@@ -13,6 +13,10 @@ from typing import Any
 START_SECONDS = 60.0
 
 
+class TailnetWorldError(Exception):
+    """The test tailnet did not start, or something in it failed that must go well."""
+
+
 class TailnetWorld:
     """A tailnet that runs.
 
@@ -41,9 +45,14 @@ class TailnetWorld:
         return await asyncio.wait_for(answer, fields.get("timeout", 5) + 20)
 
     async def do(self, operation: str, **fields: Any) -> dict[str, Any]:
-        """The same, of one that must go well."""
+        """The same, of one that must go well.
+
+        Raises:
+            TailnetWorldError: it did not.
+        """
         answer = await self.ask(operation, **fields)
-        assert answer["ok"], answer["error"]
+        if not answer["ok"]:
+            raise TailnetWorldError(f"{operation}: {answer['error']}")
         return answer
 
     async def _read(self) -> None:
@@ -62,13 +71,22 @@ class TailnetWorld:
 
 @asynccontextmanager
 async def running_world(program: Path, *peers: str) -> AsyncIterator[TailnetWorld]:
-    """A tailnet with these peers."""
+    """A tailnet with these peers.
+
+    Raises:
+        TailnetWorldError: it does not start; what it says is on standard error.
+    """
     process = await asyncio.create_subprocess_exec(
-        program, "-peers", ",".join(peers), stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=1 << 24
+        *(program, "-peers", ",".join(peers)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        limit=1 << 24,
+        process_group=0,  # it ends with its standard input, not by Ctrl-C, which others need it to outlive
     )
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
-    assert line, "the test tailnet did not start"
+    if not line:
+        raise TailnetWorldError(f"the test tailnet ended at its start with code {await process.wait()}")
     world = TailnetWorld(process, json.loads(line))
     try:
         yield world

@@ -51,14 +51,8 @@ func buildPrograms(directory string) error {
 	}
 	if worldProgram = os.Getenv("LOPOWER_WORLD"); worldProgram == "" {
 		worldProgram = filepath.Join(directory, "world")
-		tags, err := exec.Command("./build.sh", "--tags").Output()
-		if err != nil {
-			return err
-		}
-		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", strings.TrimSpace(string(tags)), "-o", worldProgram, ".")
-		build.Dir = filepath.Join("..", "..", "hil", "tailnet_world")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if output, err := build.CombinedOutput(); err != nil {
+		source := filepath.Join("..", "..", "hil", "tailnet_world")
+		if output, err := exec.Command("./build.sh", worldProgram, source).CombinedOutput(); err != nil {
 			return fmt.Errorf("building the test tailnet: %w\n%s", err, output)
 		}
 	}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from lopower_hil.tailnet_world import TailnetWorld, running_world
@@ -21,12 +19,9 @@ BUILD_SECONDS = 600
 
 def build_world(directory: Path) -> Path:
     """The test tailnet's program."""
-    tags = subprocess.run(
-        ["sh", SIDECAR_SOURCE / "build.sh", "--tags"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    require_program("go")
     program = directory / "world"
-    _run([require_program("go"), "build", "-trimpath", "-buildvcs=false", "-tags", tags, "-o", str(program), "."],
-         WORLD_SOURCE)  # fmt: skip
+    _run(["sh", str(SIDECAR_SOURCE / "build.sh"), str(program), str(WORLD_SOURCE)], WORLD_SOURCE)
     return program
 
 
@@ -44,7 +39,6 @@ def _run(command: list[str], directory: Path) -> None:
     done = subprocess.run(
         command,
         cwd=directory,
-        env={**os.environ, "CGO_ENABLED": "0"},
         capture_output=True,
         text=True,
         check=False,
@@ -52,8 +46,3 @@ def _run(command: list[str], directory: Path) -> None:
     )
     if done.returncode:
         missing(f"`{' '.join(command)}` in {directory} failed: {done.stderr[-2000:]}")
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch:  # what it leaves is Go's cache, so that no test waits for it
-        build_world(Path(scratch))
