@@ -121,6 +121,9 @@ async def show_device(results: Results, device: VirtualDevice, gateway: Gateway,
 
 async def keep_up(demonstration: Demonstration, stack: AsyncExitStack, world: TailnetWorld | None) -> None:
     """Say how to talk to what is up, and wait for Ctrl-C."""
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     program, here = PROGRAMS / "lopower", Path.cwd()
     program = program.relative_to(here) if program.is_relative_to(here) else program
     screen.say("\nEverything stays up; Ctrl-C ends it. In another terminal:\n")
@@ -134,9 +137,6 @@ async def keep_up(demonstration: Demonstration, stack: AsyncExitStack, world: Ta
             stack.push_async_callback(proxy.close)
             port = await proxy.start()
             screen.say(f"  curl --proxy http://{HOST}:{port} http://kitchen/    # as {peer} in the tailnet")
-    ended = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await ended.wait()
     screen.say()
 
