@@ -102,7 +102,11 @@ func run(names []string, domain, directory string, verbose bool) error {
 			_ = output.Encode(answer)
 		}()
 	}
-	cancel()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.peers {
+		_ = p.server.Close() // what writes to the directory no longer can be removed with it
+	}
 	return nil // the process ends, and with it all sockets
 }
 
