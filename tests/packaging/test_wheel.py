@@ -256,7 +256,7 @@ def test_without_the_sidecar_the_demonstration_shows_the_host_driver(installed_p
         env=installed_plain.environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Without a tailnet: lopower-test-tailnet and lopower-sidecar are not there." in done.stdout
+    assert "Without a tailnet: lopower-test-tailnet and lopower-sidecar are not there;" in done.stdout
     assert "This is the host driver" in done.stdout
     assert "--tailnet host" in done.stdout
     assert "all steps ended as they should" in done.stdout

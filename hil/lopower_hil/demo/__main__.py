@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,15 @@ async def demonstrate(demonstration: Demonstration, stack: AsyncExitStack, keep:
 
 async def start_tailnet(stack: AsyncExitStack) -> TailnetWorld | None:
     """Start the test tailnet; None where it cannot be, which is said."""
-    if missing := tailnet.what_is_missing():
-        screen.say(f"{missing}\n")
-        return None
     began = time.monotonic()
-    world = await stack.enter_async_context(tailnet.running_tailnet())
+    try:
+        if missing := tailnet.what_is_missing():
+            raise TailnetWorldError(missing)
+        world = await stack.enter_async_context(tailnet.running_tailnet())
+    except TailnetWorldError as error:
+        screen.say(f"Without a tailnet: {error}.")
+        screen.say("This is the host driver: devices reach the tailnet that this host is in, if it is in one.\n")
+        return None
     nodes = " and ".join(f"{name} ({addresses[0]})" for name, addresses in world.peers.items())
     screen.say(f"A test tailnet on loopback, {world.domain}, with {nodes}, after {time.monotonic() - began:.1f} s\n")
     return world
@@ -115,7 +120,7 @@ async def serve_ports(demonstration: Demonstration, ports: dict[str, int]) -> Ga
 async def show_device(results: Results, device: VirtualDevice, gateway: Gateway, count: int) -> None:
     """The first steps of a device; without the handshake no other can succeed."""
     for name, step in STEPS[:count]:
-        if not await results.show(name, lambda step=step: step(device, gateway)) and name == "handshake":  # type: ignore[misc]
+        if not await results.show(name, partial(step, device, gateway)) and name == "handshake":
             return
 
 
@@ -126,17 +131,18 @@ async def keep_up(demonstration: Demonstration, stack: AsyncExitStack, world: Ta
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     program, here = PROGRAMS / "lopower", Path.cwd()
     program = program.relative_to(here) if program.is_relative_to(here) else program
-    screen.say("\nEverything stays up; Ctrl-C ends it. In another terminal:\n")
+    screen.say("\nEverything stays up; Ctrl-C ends it. In another terminal, to the daemon:\n")
     screen.say(f"  export LOPOWER_STATE_DIR={demonstration.state}")
     for arguments in ("status", "ping kitchen", "device show kitchen"):
         screen.say(f"  {program} {arguments}")
     if world is not None:
-        screen.say(f"  {program} expose kitchen --node              # lets the stranger in as well\n")
+        screen.say("\nand to the tailnet, by proxies that fetch pages as one of its nodes:\n")
         for peer in world.peers:
             proxy = tailnet.PeerProxy(world, peer)
             stack.push_async_callback(proxy.close)
-            port = await proxy.start()
-            screen.say(f"  curl --proxy http://{HOST}:{port} http://kitchen/    # as {peer} in the tailnet")
+            screen.say(f"  curl --proxy http://{HOST}:{await proxy.start()} http://kitchen/  # as {peer}")
+        screen.say(f"  {program} expose kitchen --node  # lets {tailnet.STRANGER} in, too")
+    screen.say("")
     await ended.wait()
     screen.say()
 

@@ -35,9 +35,8 @@ def what_is_missing() -> str:
         return ""
     are = "are" if len(lacking) > 1 else "is"
     return (
-        f"Without a tailnet: {' and '.join(lacking)} {are} not there. `make demo` builds what is missing where Go is "
-        "installed (https://go.dev/dl/).\n"
-        "This is the host driver: devices reach the tailnet that this host is in, if it is in one."
+        f"{' and '.join(lacking)} {are} not there; `make demo` builds what is missing where Go is installed "
+        "(https://go.dev/dl/)"
     )
 
 
