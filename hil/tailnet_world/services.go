@@ -28,7 +28,8 @@ const transferBuffer = 256 << 10
 
 func (p *peer) serve() error {
 	for port, serve := range map[int]func(net.Conn){
-		echoPort: echoStream, hashPort: hashStream, sourcePort: sendStream, countPort: countStream, resetPort: resetStream, dnsPort: dnsStream,
+		echoPort: echoStream, hashPort: hashStream, sourcePort: sendStream, countPort: countStream, resetPort: resetStream,
+		dnsPort: dnsStream,
 	} {
 		listener, err := p.server.Listen("tcp", ":"+strconv.Itoa(port))
 		if err != nil {
