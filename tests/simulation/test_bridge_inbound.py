@@ -344,7 +344,7 @@ async def test_nothing_is_accepted_while_the_daemon_ends(world: World) -> None:
 
 
 async def test_only_so_many_bulk_flows_hold_much_in_the_kernel() -> None:
-    """A device that is faster than the tailnet: its streams to the sidecar grow, up to the limit, and shrink with their end."""
+    """A device faster than the tailnet: its streams to the sidecar grow, up to the limit; their end gives it back."""
     size = 3 << 20
     async with running(KITCHEN, config=BridgeConfig(max_large_streams=1)) as world:
         world.bridge.set_exposures([Exposure(device_id=KITCHEN.id, kind="all")], world.now())
