@@ -69,7 +69,7 @@ test-go:                  # the sidecar's own tests
 test-programs:            # built once, so that no test waits for a compiler
 	@if command -v go >/dev/null; then \
 	  echo "building the programs that tests talk to"; \
-	  $(BIN)/python -m tests.support.wireguard_go && $(BIN)/python -m tests.support.tailnet_world; \
+	  $(BIN)/python -m tests.support.wireguard_go && $(BIN)/python -m tests.support.tailnet_programs; \
 	fi
 
 test-packages:

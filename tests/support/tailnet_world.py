@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -117,8 +116,3 @@ async def running_world(program: Path, *peers: str) -> AsyncIterator[TailnetWorl
         yield world
     finally:
         await world.close()
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch:  # what it leaves is Go's cache, so that no test waits for it
-        build_world(Path(scratch))

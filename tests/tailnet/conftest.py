@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tailnet_world import TailnetWorld, build_world, running_world, sidecar_directory
+from tests.support import tailnet_programs
+from tests.support.tailnet_world import TailnetWorld, running_world, sidecar_directory
 
 
 @pytest.fixture(scope="session")
-def world_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_world(tmp_path_factory.mktemp("world"))
+def world_program() -> Path:
+    return tailnet_programs.world()
 
 
 @pytest.fixture(scope="session")
