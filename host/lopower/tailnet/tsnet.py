@@ -430,7 +430,7 @@ class TsnetDriver:
         texts: dict[str, tuple[str, str | None]] = {
             "needs-login": (
                 f"not logged in to the tailnet{because}",
-                f"open {printable(node.login_url)}" if node.login_url else "lopower login",
+                f"open {printable(node.login_url)}" if node.login_url else _remedy(node.error) or "lopower login",
             ),
             "needs-approval": (
                 "waits for an admin of the tailnet to approve this node",
@@ -440,8 +440,34 @@ class TsnetDriver:
             "stopped": (f"the node is not in the tailnet{because}", "lopower login"),
             "failed": (f"the node could not be started{because}", "lopower login, after the reason is gone"),
         }
-        detail, advice = texts.get(node.state, (f"joining the tailnet{because}", None))
+        detail, advice = texts.get(node.state, (f"joining the tailnet{because}", _remedy(node.error)))
         return node.state, detail, advice
+
+
+# What the library and control servers say when a node does not get in, and what helps; the first that fits.
+_REMEDIES: Final = (
+    (
+        "certificate has expired or is not yet valid",
+        "set this host's clock, by which the control server's certificate is out of date; it is tried again by itself",
+    ),
+    (
+        "certificate",
+        "have this host trust the control server's certificate (SSL_CERT_FILE names other authorities than the "
+        "system's), or correct --control-url",
+    ),
+    ("NodeKeyExpired", "remove the node at the control server, which takes no new key of it; then: lopower login"),
+    ("authkey", "lopower login --auth-key-file FILE, with another key"),
+    ("auth key", "lopower login --auth-key-file FILE, with another key"),
+    *(
+        (sign, "see that this host has a network and that --control-url is right; it is tried again by itself")
+        for sign in ("fetch control key", "dial tcp", "network is down")
+    ),
+)
+
+
+def _remedy(error: str) -> str | None:
+    """What helps against an error of logging in; None if we do not know it."""
+    return next((remedy for sign, remedy in _REMEDIES if sign in error), None)
 
 
 def _socket_directory(state_dir: Path) -> Path:
