@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import tailnet_programs
+from tests.support.proxy import Proxy, running_proxy
+from tests.support.tailnet_proxy import Kitchen, joined
 from tests.support.tailnet_world import TailnetWorld, running_world, sidecar_directory
 
 
@@ -29,3 +31,20 @@ async def tailnet(world_program: Path, sidecar: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TS_DISABLE_PORTMAPPER", "1")
     async with running_world(world_program, "peer", "other") as world:
         yield world
+
+
+@pytest.fixture
+async def proxy(tailnet: TailnetWorld, tmp_path: Path) -> AsyncIterator[Proxy]:
+    async with running_proxy(tmp_path, tailnet="tsnet", control_url=tailnet.control_url) as running:
+        await joined(running)
+        yield running
+
+
+@pytest.fixture
+async def kitchen(proxy: Proxy) -> AsyncIterator[Kitchen]:
+    proxy.enrol("kitchen")
+    async with proxy.device("kitchen") as device:
+        await device.handshake()
+        made = Kitchen(device)
+        yield made
+        await made.close()
