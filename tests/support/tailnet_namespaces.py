@@ -1,5 +1,5 @@
-"""A real tailnet in network namespaces: its control server, a relay, `tailscaled` nodes with TUN devices, the daemon with
-its sidecar, and wireguard-go as a device.
+"""A real tailnet in network namespaces: its control server, a relay, `tailscaled` nodes with TUN devices, the daemon
+with its sidecar, and wireguard-go as a device.
 
     host 198.51.100.1 (the daemon) ────────────────┐
     control 198.51.100.2 (control server, relay) ──┤ switch
@@ -167,6 +167,19 @@ class Network:
         self._next += 1
         return space
 
+    def set_environment(self, name: str, value: str) -> None:
+        """For all programs that are started from now on."""
+        before = os.environ.get(name)
+
+        def restore() -> None:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
+
+        self.stack.callback(restore)
+        os.environ[name] = value
+
     def address(self, space: Namespace) -> str:
         """A machine's at the switch."""
         return self._addresses[space.name]
@@ -272,18 +285,12 @@ def network() -> Iterator[Network]:
     for program in ("ip", "curl", "dig", "wg"):
         require_program(program)
     remove_orphans()
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
-    try:
-        # A short name: unix sockets have 107 bytes.
-        with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="lpn-") as directory:
-            yield Network(Path(directory), stack.enter_context(ExitStack()))
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    # A short name: unix sockets have 107 bytes.
+    with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="lpn-") as directory:
+        made = Network(Path(directory), stack.enter_context(ExitStack()))
+        for name, value in _ENVIRONMENT.items():
+            made.set_environment(name, value)
+        yield made
 
 
 class RealTailnet:

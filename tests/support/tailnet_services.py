@@ -169,6 +169,7 @@ def trickle(host: str, seconds: str) -> str:
     ended, rounds, pause = "in order", 0, 0.0
     try:
         with socket.create_connection((host, ECHO), SECONDS) as connection:
+            connection.settimeout(60)
             print("ready", flush=True)
             until = time.monotonic() + float(seconds)
             while time.monotonic() < until:
