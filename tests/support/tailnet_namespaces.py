@@ -221,7 +221,7 @@ class Network:
 
 
 class ControlServer:
-    """The control server of tests/tailnet/world, in a namespace; operations.go lists what it can be asked."""
+    """The control server of hil/tailnet_world, in a namespace; operations.go lists what it can be asked."""
 
     def __init__(self, network: Network) -> None:
         self.relay = network.relay()

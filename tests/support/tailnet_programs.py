@@ -21,7 +21,7 @@ _BUILD = ["-trimpath", "-buildvcs=false", "-ldflags", "-s -w"]
 
 
 def world() -> Path:
-    """The test tailnet of tests/tailnet/world."""
+    """The test tailnet of hil/tailnet_world."""
     files = [*sorted(WORLD_SOURCE.glob("*.go")), WORLD_SOURCE / "go.mod", WORLD_SOURCE / "go.sum"]
     inputs = b"".join(file.read_bytes() for file in files)
     return _once("world", inputs + _tags().encode(), build_world)

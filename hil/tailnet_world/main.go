@@ -1,6 +1,7 @@
-// Command world is a test tailnet, on loopback unless -address says otherwise, that needs no root: a control server, a DERP relay, STUN, and peers, all in
-// one process. It prints one line of JSON when all are in, takes one JSON command a line on stdin, and answers each with one
-// line on stdout, in the order in which they end: an answer carries its command's "id". It ends with stdin.
+// Command world is a test tailnet that needs no root, on loopback unless -address says otherwise: a control server, a DERP
+// relay, STUN, and peers, all in one process. It prints one line of JSON when all are in, takes one JSON command a line on
+// stdin, and answers each with one line on stdout, in the order in which they end: an answer carries its command's "id". It
+// ends with stdin.
 //
 //	{"id": 1, "op": "fetch", "peer": "peer", "url": "http://kitchen/", "timeout": 5}
 //	{"id": 1, "ok": true, "status": 200, "body": "…"}
@@ -16,10 +17,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,7 +75,7 @@ func main() {
 		}
 	}
 	if err := run(o); err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(os.Stderr, "test tailnet:", err) // the log may be silent
 		os.Exit(1)
 	}
 }
@@ -95,6 +98,9 @@ func run(o options) error {
 	if o.verbose {
 		logf = log.Printf
 		log.SetOutput(os.Stderr)
+	}
+	if o.part == "all" && !online() {
+		return errors.New("no network of this host is up but loopback, and Tailscale's library waits for one")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -146,8 +152,26 @@ func run(o options) error {
 			_ = output.Encode(answer)
 		}()
 	}
-	cancel()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.peers {
+		_ = p.server.Close() // what writes to the directory no longer can be removed with it
+	}
 	return nil // the process ends, and with it all sockets
+}
+
+// online reports whether there is an address that the library takes for a network; it asks nobody.
+func online() bool {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return true // then let the library find out
+	}
+	for _, address := range addresses {
+		if n, ok := address.(*net.IPNet); ok && !n.IP.IsLoopback() && !n.IP.IsLinkLocalUnicast() {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *world) peerNamed(name string) (*peer, error) {
