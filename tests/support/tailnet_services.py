@@ -2,7 +2,7 @@
 
     serve NAME                     until it is ended; prints "ready"
     exchange HOST PORT TEXT        TCP: sends it and FIN, prints what came back until the other's FIN
-    datagram HOST PORT TEXT        UDP: sends it once, prints the answer, or why there is none
+    datagram HOST PORT TEXT        UDP: sends it, thrice at most, prints the answer, or why there is none
     upload HOST BYTES              to port 9; prints both hashes
     download HOST BYTES            from port 19; prints number and hash
     trickle HOST SECONDS           port 7, in small pieces; prints how many came back, and how it ended
@@ -118,12 +118,17 @@ def datagram(host: str, port: str, text: str) -> str:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as flow:
         flow.connect((host, int(port)))
-        flow.settimeout(SECONDS)
-        flow.send(text.encode())
-        try:
-            return flow.recv(1 << 16).decode()
-        except OSError as exc:
-            return outcome(exc)
+        flow.settimeout(SECONDS / 3)
+        said = ""
+        for _ in range(3):  # a datagram, or the ICMP error about it, may be lost
+            flow.send(text.encode())
+            try:
+                return flow.recv(1 << 16).decode()
+            except OSError as exc:
+                said = outcome(exc)
+                if said != "SILENCE":
+                    break
+        return said
 
 
 def outcome(exc: OSError) -> str:
