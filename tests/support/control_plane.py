@@ -21,6 +21,7 @@ from lopower.devices.device import Device, ServedPort
 from lopower.devices.exposures import Exposure
 from lopower.devices.keys import generate_private_key, public_key_of
 from lopower.devices.registry import Registry
+from lopower.tailnet.host_inbound import HostListeners
 from lopower.tailnet.routes import HostSnapshot, IPNetwork
 from lopower.tailnet.tsnet import TsnetDriver
 
@@ -42,6 +43,7 @@ class RecordingRuntime:
     served: tuple[ServedPort, ...] = ()
     exposed: tuple[Exposure, ...] = ()
     driver: TsnetDriver | None = None
+    listeners: HostListeners | None = None
     previous: Device | None = None
     settings: Settings | None = None
     echo_seconds: list[float | None] = field(default_factory=lambda: [0.0125])
@@ -82,6 +84,9 @@ class RecordingRuntime:
 
     def tailnet_node(self) -> TsnetDriver | None:
         return self.driver
+
+    def host_listeners(self) -> HostListeners | None:
+        return self.listeners
 
     def reload(self, settings: Settings) -> None:
         self.settings = settings

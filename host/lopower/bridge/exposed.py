@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 IPAddress = IPv4Address | IPv6Address
 
-PROXY_NODE: Final = "proxy"
 _OWN_NODE: Final = "device-"
 # 4via6: fd7a:115c:a1e0:b1a:0:SITE:v4 (Tailscale, "4via6 subnet routers").
 VIA_RANGE: Final = IPv6Network("fd7a:115c:a1e0:b1a::/64")

@@ -18,7 +18,8 @@ def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> 
     """Define the command's options."""
     parser.description = (
         "Let the tailnet reach a device: all that arrives for the proxy's node, one port of it, or a node of the "
-        "device's own. Without NAME: list what is exposed."
+        "device's own. With --tailnet host: one port of this host's tailnet addresses. Without NAME: list what is "
+        "exposed."
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="the device")
     parser.add_argument("--port", metavar="PORT[:PORT]", help="one port of the node, to one of the device")
@@ -112,10 +113,16 @@ def _list(document: dict[str, Any]) -> str:
 
 def _where(document: dict[str, Any]) -> str:
     node = document.get("node") or {}
-    name = node.get("dns_name") or document.get("hostname") or "the proxy's node"
+    name = node.get("dns_name") or document.get("hostname") or _host(node) or "the proxy's node"
     if document["kind"] == "https":
         return f"https://{name}/"
     return f"{name}, {document['protocol']} port {document['port']}" if document["kind"] == "port" else str(name)
+
+
+def _host(node: dict[str, Any]) -> str:
+    if node.get("driver") != "host":
+        return ""
+    return f"this host ({', '.join(node['addresses'])})" if node["addresses"] else "this host"
 
 
 def _what(document: dict[str, Any]) -> str:
