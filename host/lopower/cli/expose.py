@@ -69,6 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
         body["hostname"] = arguments.hostname
     document = client.request("POST", ["exposures"], body)
     output.show([document], arguments.json, False, _one)
+    if client.get("devices", arguments.name)["outdated"]:
+        # Devices take packets of the tailnet's only if its ranges are in their AllowedIPs.
+        output.note(
+            f"the configuration of {arguments.name} is outdated, and it may not answer to the tailnet: "
+            f"lopower device config {arguments.name}"
+        )
     return OK
 
 

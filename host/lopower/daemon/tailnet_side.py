@@ -84,7 +84,7 @@ class TailnetSide:
         """Begin: the bridge has the devices."""
         self._bridge = bridge
         if self.listeners is not None:
-            self.listeners.set_addresses(self._network.snapshot.tailnet)
+            self.listeners.set_addresses(_own(self._network.snapshot))
         self.exposures_changed(self._registry.exposures())
         self.advertisement_changed()
         if isinstance(self.driver, TsnetDriver):
@@ -111,7 +111,7 @@ class TailnetSide:
     def host_changed(self, snapshot: HostSnapshot) -> None:
         """The host's addresses are these from now on."""
         if self.listeners is not None:
-            self.listeners.set_addresses(snapshot.tailnet)
+            self.listeners.set_addresses(_own(snapshot))
 
     def exposures_changed(self, exposures: Iterable[Exposure]) -> None:
         """The tailnet reaches these from now on."""
@@ -213,6 +213,11 @@ class TailnetSide:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _own(snapshot: HostSnapshot) -> list[IPAddress]:
+    """The host's addresses in the tailnet; its interface there may have others, such as a link-local one."""
+    return [address for address in snapshot.tailnet if in_tailnet_ranges(address)]
 
 
 def _ports(exposures: Iterable[Exposure]) -> dict[Port, Permits]:

@@ -114,6 +114,10 @@ class Exposure:
             raise InvalidExposure(f"an exposure names at most {MAX_SOURCES} sources, not {len(self.sources)}")
         return self
 
+    def leads_to(self, transport: Transport, port: int) -> bool:
+        """Whether it is about this port of the device."""
+        return self.kind in ("all", "node") or (self.transport, self.target_port) == (transport, port)
+
     def permits(self, address: IPAddress, user: str, tags: Sequence[str]) -> bool:
         """Whether a node with this address, user and tags may connect."""
         return not self.sources or any(source.matches(address, user, tags) for source in self.sources)
