@@ -55,23 +55,19 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _text(document: dict[str, Any]) -> str:
-    lines = [f"{entry['route']}  {approval(entry)}" for entry in document["routes"]] or ["no routes are advertised"]
-    if document["zone"]:
-        lines += names(document)
-    if document["advice"]:
-        lines.append(document["advice"])
-    return "\n".join(lines)
+    if not document["routes"]:
+        return "nothing is advertised"
+    lines = [(entry["route"], approval(entry)) for entry in document["routes"]]
+    zone = document["zone"]
+    if zone:
+        servers = ", ".join(document["servers"]) or "the node's addresses, once it is in the tailnet"
+        lines += [
+            (f"NAME.{zone}", f"answered on port 53 of {servers}"),
+            ("", f"add that as a nameserver restricted to {zone} (split DNS) in the tailnet's DNS settings"),
+        ]
+    return output.pairs(lines) + (f"\n{document['advice']}" if document["advice"] else "")
 
 
 def approval(entry: dict[str, Any]) -> str:
     """Whether a route works."""
     return "approved" if entry["approved"] else "waits for approval"
-
-
-def names(document: dict[str, Any]) -> list[str]:
-    """What the devices are called, and what the tailnet must be told for it."""
-    servers = ", ".join(document["servers"]) or "the proxy's node, once it is in the tailnet"
-    return [
-        f"kitchen.{document['zone']} would be the device kitchen; asked at {servers}, port 53",
-        f"in the tailnet's DNS settings, add this nameserver, restricted to {document['zone']} (split DNS)",
-    ]

@@ -97,7 +97,10 @@ def _ports(text: str) -> tuple[int, int]:
 
 def _one(document: dict[str, Any]) -> str:
     node = document["node"]
-    lines = [f"{_where(document)} reaches {_what(document)}{_from(document)}"]
+    if document["kind"] == "node":
+        lines = [f"{document['device']} has a node of its own, {_where(document)}{_from(document)}"]
+    else:
+        lines = [f"{_where(document)} reaches {_what(document)}{_from(document)}"]
     if document["kind"] == "https" and node["connected"] and not node["certificates"]:
         lines.append("the tailnet gives no certificates yet: enable HTTPS at https://login.tailscale.com/admin/dns")
     if not node["connected"]:

@@ -52,8 +52,12 @@ def qr_lines(url: str) -> list[str]:
     if not sys.stdout.isatty():
         return []
     from lopower.devices import qr_codes
+    from lopower.devices.errors import ConfigurationUnavailable
 
-    return ["", *qr_codes.terminal(url).splitlines()]
+    try:
+        return ["", *qr_codes.terminal(url).splitlines()]
+    except ConfigurationUnavailable:  # what a control server sends may be of any length
+        return []
 
 
 def _read_key(file: str) -> str:

@@ -78,6 +78,7 @@ class ProxyRuntime:
         *,
         clock: Callable[[], float] = time.monotonic,
         on_reload: Callable[[Settings], None] = lambda settings: None,
+        on_login: Callable[[str], None] = lambda url: None,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -92,7 +93,14 @@ class ProxyRuntime:
         self._stamps = WriteBehind(loop, "handshake time stamps", registry.store_timestamps, clock)
         self.network = HostNetwork()
         self.tailnet = TailnetSide(
-            settings, registry, self.network, loop, clock=clock, contact=_contact, changed=self._tailnet_changed
+            settings,
+            registry,
+            self.network,
+            loop,
+            clock=clock,
+            contact=_contact,
+            changed=self._tailnet_changed,
+            on_login=on_login,
         )
         self.driver = self.tailnet.driver
         self._dns_settings: DnsConfig | None = None

@@ -49,6 +49,7 @@ class TailnetSide:
         clock: monotonic seconds.
         contact: whether a device can be talked to.
         changed: called when what the tailnet says has changed.
+        on_login: called with each URL at which somebody must log the proxy's node in.
 
     Attributes:
         driver: carries the tailnet.
@@ -65,6 +66,7 @@ class TailnetSide:
         clock: Callable[[], float],
         contact: Contact,
         changed: Callable[[], None],
+        on_login: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -74,8 +76,11 @@ class TailnetSide:
         self._contact = contact
         self._bridge: Bridge | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = changed
+        self._on_login = on_login
+        self._login_url: str | None = None
         self._zone_server = ZoneServer(self._zone, self, lambda: int(time.time()))
-        self.driver = make_driver(settings, network, changed, self._inbound_opened, self._inbound_echo)
+        self.driver = make_driver(settings, network, self._driver_changed, self._inbound_opened, self._inbound_echo)
         self.listeners: HostListeners | None = None
         if not isinstance(self.driver, TsnetDriver):
             self.listeners = HostListeners(loop, self._inbound_opened)
@@ -180,6 +185,13 @@ class TailnetSide:
             server=() if node.proxy is None else node.proxy.addresses,
             networks=() if advertisement is None else advertisement.routes(self._registry.ranges),
         )
+
+    def _driver_changed(self) -> None:
+        url = self.driver.status().get("login_url")
+        if url is not None and url != self._login_url:
+            self._on_login(url)
+        self._login_url = url
+        self._changed()
 
     def _own_nodes(self, exposures: Iterable[Exposure]) -> dict[str, NodeConfig]:
         """What the devices' own nodes are to be: as the proxy's, with a name of their own."""

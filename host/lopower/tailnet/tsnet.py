@@ -192,7 +192,7 @@ class TsnetDriver:
             "detail": detail,
             "advice": advice,
             "state": state,
-            "login_url": (node.login_url or None) if node is not None and state == "needs-login" else None,
+            "login_url": _login_url(node, state),
             "sidecar": {
                 "state": self.supervisor.state,
                 "process": self.supervisor.process,
@@ -316,8 +316,8 @@ class TsnetDriver:
             "connected": state == "running",
             "state": state,
             "detail": detail,
-            "login_url": (node.login_url or None) if node is not None and state == "needs-login" else None,
-            "dns_name": node.dns_name if node is not None else "",
+            "login_url": _login_url(node, state),
+            "dns_name": printable(node.dns_name) if node is not None else "",
             "certificates": node is not None and bool(node.certificate_domains),
             "addresses": [] if node is None else [str(address) for address in node.addresses],
         }
@@ -392,8 +392,9 @@ class TsnetDriver:
     async def _forget_unwanted(self, control: SidecarControl) -> None:
         for name in tuple(self._unwanted):
             try:
-                # One that the sidecar has not started since its own start must be there to be logged out.
-                await control.put_node(name, replace(self._config.node, hostname=name))
+                if name not in self.nodes:
+                    # One that the sidecar has not started since its own start must be there to be logged out.
+                    await control.put_node(name, replace(self._config.node, hostname=name))
                 await control.remove_node(name, forget=True)
             except SidecarError as exc:
                 log.warning("node %s could not be logged out: %s", name, exc)
@@ -471,3 +472,8 @@ class TsnetDriver:
         }
         detail, advice = texts.get(node.state, (f"joining the tailnet{because}", None))
         return node.state, detail, advice
+
+
+def _login_url(node: NodeStatus | None, state: str) -> str | None:
+    """Where somebody must log the node in; None: nowhere, now."""
+    return printable(node.login_url) or None if node is not None and state == "needs-login" else None

@@ -83,7 +83,7 @@ async def test_expose_list_and_take_back(plane: ControlPlane, tailnet: TsnetWorl
     )
     await plane.lopower("expose", "hall", "--port", "5683", "--udp")
     code, out, _ = await plane.lopower("expose", "hall", "--node")
-    assert (code, out.splitlines()[0]) == (0, "hall reaches hall")
+    assert (code, out.splitlines()[0]) == (0, "hall has a node of its own, hall.tail.example")
     assert [entry.place for entry in plane.runtime.exposed] == ["all", "node:2", "tcp:8080", "udp:5683"]
     code, out, _ = await plane.lopower("expose", "--json")
     assert [(entry["device"], entry["place"]) for entry in json.loads(out)["exposures"]] == [
