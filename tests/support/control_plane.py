@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lopower.bridge.exposed import node_of
 from lopower.daemon.control import ControlServer
 from lopower.daemon.endpoints import Endpoints
 from lopower.daemon.operations import Operations
@@ -24,6 +25,7 @@ from lopower.devices.registry import Registry
 from lopower.tailnet.host_inbound import HostListeners
 from lopower.tailnet.routes import HostSnapshot, IPNetwork
 from lopower.tailnet.tsnet import TsnetDriver
+from lopower.tailnet.tsnet_control import NodeConfig
 
 PORT = 51820
 NO_NETWORKS = HostSnapshot(frozenset(), (), frozenset(), frozenset())
@@ -75,6 +77,9 @@ class RecordingRuntime:
 
     def exposures_changed(self, exposures: Sequence[Exposure]) -> None:
         self.exposed = tuple(exposures)
+        if self.driver is not None:
+            nodes = {node_of(e.device_id): NodeConfig(hostname=e.hostname) for e in exposures if e.kind == "node"}
+            self.driver.set_nodes(nodes)
 
     def advertisement_changed(self) -> None:
         self.events.append("advertisement changed")

@@ -24,7 +24,7 @@ from lopower.daemon.operations import Operations
 from lopower.daemon.runtime import ProxyRuntime
 from lopower.daemon.settings import Settings, SettingsError
 from lopower.daemon.state_lock import StateLock, StateLockedError
-from lopower.daemon.tailnet import SidecarMissingError
+from lopower.daemon.tailnet import SidecarMissingError, ways_to_a_tailnet
 from lopower.devices.errors import ConfigurationUnavailable, RegistryError
 from lopower.devices.keys import load_or_create_server_key, public_key_of
 from lopower.devices.registry import Registry
@@ -187,7 +187,10 @@ class Daemon:
             log.warning("%s", warning)
         tailnet = runtime.driver.status()
         if tailnet["driver"] == "host" and not tailnet["connected"]:
-            log.info("%s; %s", tailnet["detail"], tailnet["advice"])
+            if self._under_manager:
+                log.info("%s; %s", tailnet["detail"], tailnet["advice"])
+            else:
+                print(f"\n{ways_to_a_tailnet()}", flush=True)
         self._notifier.ready(status)
 
     async def _watch(self) -> None:

@@ -67,6 +67,17 @@ def make_driver(
     return TsnetDriver(config, changed=changed, inbound=inbound, echo=echo)
 
 
+def ways_to_a_tailnet() -> str:
+    """What to do for devices to reach a tailnet, on a host that is in none."""
+    own = "" if sidecar_program() is not None else f"\n                              (not yet: {SIDECAR_MISSING})"
+    return (
+        "This host is in no tailnet. Everything else works; there are two ways to one:\n"
+        f"  lopower up --tailnet tsnet  lopower joins by itself, as a node of its own; this host stays outside{own}\n"
+        "  tailscale up                this host joins (https://tailscale.com/download), and its devices with it; no\n"
+        "                              restart is needed"
+    )
+
+
 def uses_tsnet(settings: Settings) -> bool:
     """Whether the settings, or what was in use with this state directory, ask for a node of the proxy's own."""
     if settings.tailnet is None:

@@ -40,6 +40,11 @@ log = logging.getLogger(__name__)
 # After the stream of events broke although the sidecar lives, seconds.
 _RECONNECT_SECONDS: Final = 0.5
 _SETTLED_POLL_SECONDS: Final = 0.1
+# What to do; after a complaint, such as about a key, the same key again is no way out.
+_LOGIN_ADVICE: Final = {
+    False: "lopower login",
+    True: "lopower login for a URL, or lopower login --auth-key-file FILE with another key",
+}
 _DEVICE_NODE: Final = re.compile(r"device-[0-9]+")
 
 
@@ -460,7 +465,7 @@ class TsnetDriver:
         texts: dict[str, tuple[str, str | None]] = {
             "needs-login": (
                 f"not logged in to the tailnet{because}",
-                f"open {printable(node.login_url)}" if node.login_url else "lopower login",
+                f"open {printable(node.login_url)}" if node.login_url else _LOGIN_ADVICE[bool(error)],
             ),
             "needs-approval": (
                 "waits for an admin of the tailnet to approve this node",
