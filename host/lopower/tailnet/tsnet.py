@@ -475,7 +475,9 @@ class TsnetDriver:
             "stopped": (f"the node is not in the tailnet{because}", "lopower login"),
             "failed": (f"the node could not be started{because}", "lopower login, after the reason is gone"),
         }
-        detail, advice = texts.get(node.state, (f"joining the tailnet{because}", None))
+        refused = "authkey" in error.lower()
+        joining = (f"joining the tailnet{because}", _LOGIN_ADVICE[True] if refused else None)
+        detail, advice = texts.get(node.state, joining)
         return node.state, detail, advice
 
 
