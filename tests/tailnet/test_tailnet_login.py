@@ -100,10 +100,10 @@ async def test_the_first_login_in_a_pipe(tailnet: TailnetWorld, tmp_path: Path) 
         os.close(ours)
 
 
-async def expose(proxy: Proxy) -> dict[str, Any]:
+async def expose(proxy: Proxy, *tags: str) -> dict[str, Any]:
     """What `lopower expose kitchen --node` answers."""
     exposing = Exposing(proxy.registry, proxy.runtime, asyncio.Lock(), lambda: proxy.settings)
-    return await exposing.expose("kitchen", Exposure(device_id=0, kind="node"))
+    return await exposing.expose("kitchen", Exposure(device_id=0, kind="node", tags=tags))
 
 
 @asynccontextmanager
@@ -148,12 +148,12 @@ async def test_own_nodes_by_the_secret_of_an_oauth_client(tailnet: TailnetWorld,
         async with running_proxy(tmp_path, **flags, advertise_tags=["tag:iot"]) as proxy:
             await joined(proxy)
             proxy.enrol("kitchen")
-            node = (await expose(proxy))["node"]
+            node = (await expose(proxy, "tag:cook"))["node"]
             assert node["connected"]
     capabilities = [entry["capabilities"]["devices"]["create"] for entry in asked if "capabilities" in entry]
     assert len(capabilities) == 2
-    for made in capabilities:
-        assert (made["tags"], made["ephemeral"], made["preauthorized"]) == (["tag:iot"], False, True)
+    for made, tag in zip(capabilities, ("tag:iot", "tag:cook"), strict=True):
+        assert (made["tags"], made["ephemeral"], made["preauthorized"]) == ([tag], False, True)
     assert "secret" not in json.dumps(asked[1])
 
 

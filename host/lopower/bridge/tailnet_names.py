@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -28,6 +29,8 @@ TCP_SECONDS: Final = 30.0
 # A client that asks and does not take the answers.
 _MAX_UNSENT: Final = 64 << 10
 _LENGTH: Final = 2
+
+log = logging.getLogger(__name__)
 
 Answer = Callable[[bytes], bytes]
 
@@ -75,24 +78,36 @@ class TailnetNames:
 
     def _ended(self, task: asyncio.Task[None], source: IPAddress) -> None:
         self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._counters["faults"] += 1
+            log.error("internal error; a question of %s about names stays unanswered", source, exc_info=error)
         self._of_node[source] -= 1
         if not self._of_node[source]:
             del self._of_node[source]
 
     async def _serve(self, request: InboundRequest) -> None:
         udp = request.transport == "udp"
-        reader, writer = await asyncio.open_connection(sock=request.stream)
-        writer.transport.set_write_buffer_limits(high=_MAX_UNSENT)
         try:
-            # A client that goes away in the middle, or says nothing more, is the usual end.
-            with contextlib.suppress(asyncio.IncompleteReadError, TimeoutError, OSError):
-                while True:
-                    async with asyncio.timeout(UDP_SECONDS if udp else TCP_SECONDS):
-                        await self._exchange(reader, writer, udp)
-            with contextlib.suppress(OSError, RuntimeError):
-                writer.write_eof()
+            reader, writer = await asyncio.open_connection(sock=request.stream)
+        except BaseException:
+            request.stream.close()
+            raise
+        writer.transport.set_write_buffer_limits(high=_MAX_UNSENT)
+        seconds = UDP_SECONDS if udp else TCP_SECONDS
+        try:
+            # A client that goes away in the middle, says nothing more or does not listen is the usual end.
+            with contextlib.suppress(TimeoutError, OSError):
+                try:
+                    while True:
+                        async with asyncio.timeout(seconds):
+                            await self._exchange(reader, writer, udp)
+                except asyncio.IncompleteReadError:
+                    async with asyncio.timeout(seconds):
+                        writer.write_eof()
+                        writer.close()
+                        await writer.wait_closed()
         finally:
-            writer.close()
+            writer.transport.abort()  # closing alone would wait for ever for what is not taken
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, udp: bool) -> None:
         """One message and its answer. Frames of UDP and DNS over TCP look the same (RFC 1035 section 4.2.2)."""

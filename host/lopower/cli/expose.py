@@ -10,7 +10,8 @@ from lopower.cli.errors import OK, USAGE, CommandError
 from lopower.cli.login import qr_lines
 
 _USAGE = (
-    "lopower expose NAME [--port PORT[:PORT] [--udp] | --https | --node [--hostname NAME]] [--from WHO ...] [--off]"
+    "lopower expose NAME [--port PORT[:PORT] [--udp] | --https | --node [--hostname NAME] [--tag tag:TAG ...]] "
+    "[--from WHO ...] [--off]"
 )
 
 
@@ -31,6 +32,13 @@ def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> 
     )
     parser.add_argument("--node", action="store_true", help="give the device a node of its own")
     parser.add_argument("--hostname", metavar="NAME", help="what its own node is called; default: as the device")
+    parser.add_argument(
+        "--tag",
+        dest="tags",
+        action="append",
+        metavar="tag:TAG",
+        help="what its own node asks for; may be repeated; default: the proxy's own tags",
+    )
     parser.add_argument(
         "--from",
         dest="sources",
@@ -67,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     body |= {"device": arguments.name, "from": arguments.sources or []}
     if arguments.hostname:
         body["hostname"] = arguments.hostname
+    if arguments.tags:
+        body["tags"] = arguments.tags
     document = client.request("POST", ["exposures"], body)
     output.show([document], arguments.json, False, _one)
     if client.get("devices", arguments.name)["outdated"]:
@@ -83,7 +93,11 @@ def _check(arguments: argparse.Namespace) -> None:
         alone = not (arguments.port or arguments.node or arguments.https or arguments.off or arguments.sources)
     else:
         alone = [bool(arguments.port), arguments.node, arguments.https].count(True) < 2
-    if not alone or (arguments.udp and not arguments.port) or (arguments.hostname and not arguments.node):
+    if (
+        not alone
+        or (arguments.udp and not arguments.port)
+        or ((arguments.hostname or arguments.tags) and not arguments.node)
+    ):
         raise CommandError("these do not go together", _USAGE, USAGE)
 
 

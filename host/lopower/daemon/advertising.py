@@ -50,7 +50,7 @@ class Advertising:
             "routes": [{"route": str(route), "approved": route in approved} for route in routes],
             "zone": None if zone is None else zone.name,
             "servers": [] if zone is None or node is None else [str(address) for address in node.addresses],
-            "advice": None if driver is None else _advice(driver, routes, approved),
+            "advice": _advice(driver, routes, approved),
         }
 
     def of_device(self, device: Device) -> dict[str, Any] | None:
@@ -139,11 +139,13 @@ class Advertising:
                     )
 
 
-def _advice(driver: TsnetDriver, routes: Sequence[IPNetwork], approved: Sequence[IPNetwork]) -> str | None:
+def _advice(driver: TsnetDriver | None, routes: Sequence[IPNetwork], approved: Sequence[IPNetwork]) -> str | None:
     """What somebody has to do for all routes to work; None: nothing."""
     waiting = [route for route in routes if route not in approved]
     if not waiting:
         return None
+    if driver is None:
+        return "nothing of it reaches the tailnet, since that is reached through this host's own membership"
     node = driver.proxy
     inside = next(
         (r for r in waiting if isinstance(r, IPv6Network) and r.subnet_of(TAILNET_IPV6) and not _is_via(r)), None

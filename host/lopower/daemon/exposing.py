@@ -80,6 +80,7 @@ class Exposing:
                 port=exposure.port,
                 target_port=exposure.target_port,
                 hostname=(exposure.hostname or device.name) if exposure.kind == "node" else "",
+                tags=exposure.tags,
                 sources=exposure.sources,
             )
             if wanted.kind == "node":
@@ -164,7 +165,7 @@ class Exposing:
         if exposure.kind in ("port", "https"):
             document |= {"protocol": exposure.transport, "port": exposure.port, "target_port": exposure.target_port}
         if exposure.kind == "node":
-            document["hostname"] = exposure.hostname
+            document |= {"hostname": exposure.hostname, "tags": list(exposure.tags)}
         if driver is not None:
             own = exposure.kind == "node"
             document["node"] = driver.node_document(node_of(exposure.device_id) if own else None)

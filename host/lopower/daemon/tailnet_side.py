@@ -194,10 +194,12 @@ class TailnetSide:
         self._changed()
 
     def _own_nodes(self, exposures: Iterable[Exposure]) -> dict[str, NodeConfig]:
-        """What the devices' own nodes are to be: as the proxy's, with a name of their own."""
+        """What the devices' own nodes are to be: as the proxy's, with a name and perhaps tags of their own."""
         common = node_config(self._settings)
         return {
-            node_of(entry.device_id): replace(common, hostname=entry.hostname, exit_node="")
+            node_of(entry.device_id): replace(
+                common, hostname=entry.hostname, advertise_tags=entry.tags or common.advertise_tags, exit_node=""
+            )
             for entry in exposures
             if entry.kind == "node"
         }

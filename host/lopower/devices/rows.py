@@ -102,6 +102,7 @@ def _exposure_from(row: Any) -> Exposure:
         port=row.port,
         target_port=row.target_port,
         hostname=row.hostname,
+        tags=tuple(row.tags.split()),
         sources=parse_sources(row.sources.split()),
     )
 
@@ -115,6 +116,7 @@ def store_exposure(connection: Connection, exposure: Exposure) -> None:
         "port": exposure.port,
         "target_port": exposure.target_port,
         "hostname": exposure.hostname,
+        "tags": " ".join(exposure.tags),
         "sources": " ".join(map(str, exposure.sources)),
     }
     connection.execute(

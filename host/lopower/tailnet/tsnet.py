@@ -461,7 +461,11 @@ class TsnetDriver:
         if node.state == "running":
             addresses = ", ".join(str(address) for address in node.addresses)
             detail = f"in the tailnet {node.tailnet or node.magic_dns_suffix} as {node.dns_name}, {addresses}"
-            return node.state, printable(detail), "; ".join(printable(text) for text in node.health) or None
+            told = [printable(text) for text in node.health]
+            label = node.dns_name.partition(".")[0].lower()
+            if label and node.hostname and label != node.hostname.lower():
+                told.append(f"another node is called {printable(node.hostname)}; --hostname chooses a name")
+            return node.state, printable(detail), "; ".join(told) or None
         texts: dict[str, tuple[str, str | None]] = {
             "needs-login": (
                 f"not logged in to the tailnet{because}",

@@ -124,6 +124,8 @@ async def test_what_cannot_be_exposed(plane: ControlPlane, tailnet: TsnetWorld) 
         (["expose", "hall", "--udp"], 2, "do not go together"),
         (["expose", "--off"], 2, "do not go together"),
         (["expose", "hall", "--from", "everybody"], 2, "is nobody"),
+        (["expose", "hall", "--tag", "tag:cook"], 2, "do not go together"),
+        (["expose", "hall", "--node", "--tag", "cook"], 2, "is not a tag"),
         (["expose", "hall", "--node", "--hostname", "a.b"], 2, "not a host's name"),
     ):
         got, _, err = await plane.lopower(*command)
