@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop.test_wireguard_go_device import Setup, setup
-from tests.support.netns import World, wait_until
+from tests.support.lopower_daemon import LopowerDaemon
+from tests.support.netns import World, one_namespace, wait_until
 
 pytestmark = [pytest.mark.netns, pytest.mark.xdist_group("netns-device")]
 
@@ -69,6 +70,19 @@ def running(tmp_path: Path) -> Iterator[Setup]:
         # The device says where it is.
         made.world.device.run("ping", "-c", "1", "-W", "5", made.daemon.gateway_ipv4)
         yield made
+
+
+def test_a_host_in_no_tailnet_is_told_the_ways_to_one(tmp_path: Path) -> None:
+    with one_namespace("alone") as space:
+        daemon = LopowerDaemon(space, tmp_path, endpoint="192.0.2.1")
+        daemon.start()
+        try:
+            said = daemon.log.read_text()
+            assert daemon.json("status")["data_plane"]["tailnet"]["driver"] == "host"
+        finally:
+            daemon.stop()
+    assert "lopower up --tailnet tsnet" in said
+    assert "tailscale up" in said
 
 
 def fetched(made: Setup, address: str) -> str:

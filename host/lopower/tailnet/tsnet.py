@@ -345,10 +345,13 @@ class TsnetDriver:
         control = self._control
         if control is not None:
             try:
-                said = (await control.hello()).get("rss_bytes")
-                self.memory_bytes = said if isinstance(said, int) else None
+                await self._measure(control)
             except SidecarError as exc:
                 raise OSError(str(exc)) from None
+
+    async def _measure(self, control: SidecarControl) -> None:
+        said = (await control.hello()).get("rss_bytes")
+        self.memory_bytes = said if isinstance(said, int) else None
 
     def _started(self) -> None:
         log.info("the tailnet's sidecar runs (Tailscale %s)", printable(str(self._hello.get("tailscale"))))
@@ -375,6 +378,7 @@ class TsnetDriver:
                 for name in tuple(self._wanted):
                     await self._put(control, name)
                 await self._forget_unwanted(control)
+                await self._measure(control)
                 async for event in control.events():
                     self._heard(event)
             except SidecarError as exc:
