@@ -272,7 +272,7 @@ class Bridge:
             await asyncio.sleep(_CLOSE_POLL_SECONDS)
         await self._dns.close()
         await self.names_in_tailnet.close()
-        await self._page.close(0)
+        await self._page.close()
         await self._tailnet_echo.close()
         now = self._clock()
         for flow in self.flows:

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 # In the state directory: the nodes' keys.
 NODES_DIRECTORY: Final = "tailnet"
 SIDECAR_MISSING: Final = (
-    "the program lopower-sidecar, which joins the tailnet, is not installed: `make setup` builds it where Go is"
+    "the program lopower-sidecar, which joins the tailnet, is not installed: install Go (https://go.dev/dl/), and then "
+    "lopower again, which builds it (`pipx install --force .`, or `make setup` in a checkout)"
 )
 
 
@@ -69,12 +70,12 @@ def make_driver(
 
 def ways_to_a_tailnet() -> str:
     """What to do for devices to reach a tailnet, on a host that is in none."""
-    own = "" if sidecar_program() is not None else f"\n                              (not yet: {SIDECAR_MISSING})"
+    missing = "" if sidecar_program() is not None else f"\nFor the first of them {SIDECAR_MISSING}."
     return (
         "This host is in no tailnet. Everything else works; there are two ways to one:\n"
-        f"  lopower up --tailnet tsnet  lopower joins by itself, as a node of its own; this host stays outside{own}\n"
+        "  lopower up --tailnet tsnet  lopower joins by itself, as a node of its own; this host stays outside\n"
         "  tailscale up                this host joins (https://tailscale.com/download), and its devices with it; no\n"
-        "                              restart is needed"
+        f"                              restart is needed{missing}"
     )
 
 
