@@ -25,8 +25,8 @@ from lopower.tailnet.driver import (
     IPAddress,
     TcpDial,
 )
-from lopower.tailnet.tsnet import find_program, has_identity
 from lopower.tailnet.tsnet_control import NodeConfig, SidecarError
+from lopower.tailnet.tsnet_places import find_program, has_identity
 from lopower.tailnet.tsnet_streams import FramedUdp
 from tests.support.tsnet_world import TsnetWorld, tsnet_world
 
