@@ -1,12 +1,17 @@
 """What programs find on a virtual board: clock, sleep, timers, watchdog, storage, radio; and power that is cut."""
 
+import asyncio
+import json
 import socket
 import threading
 from pathlib import Path
 
 import pytest
 
-from lopower_provisioning import filesystem, partitions
+from lopower_hil.virtual_board.radio import AccessPoint
+from lopower_provisioning import filesystem
+from tests.support.micropython import device_settings
+from tests.support.proxy import running_proxy
 from tests.support.virtual_boards import chip_named, esptool, mpremote, virtual_board
 
 
@@ -23,8 +28,8 @@ def test_clock_sleep_and_power(tmp_path: Path) -> None:
         "if machine.reset_cause() == machine.PWRON_RESET:\n"
         "    assert time.time() < 60 and rtc.datetime()[:4] == (2000, 1, 1, 5)\n"
         "    rtc.datetime((2031, 5, 6, 0, 7, 8, 9, 0))\n"
-        "    assert time.localtime()[:5] == (2031, 5, 6, 7, 8) and time.gmtime(time.mktime((2031, 5, 6, 7, 8, 9, 0, 0))) "
-        "== (2031, 5, 6, 7, 8, 9, 1, 126)\n"
+        "    assert time.localtime()[:5] == (2031, 5, 6, 7, 8)\n"
+        "    assert time.gmtime(time.mktime((2031, 5, 6, 7, 8, 9, 0, 0))) == (2031, 5, 6, 7, 8, 9, 1, 126)\n"
         "    rtc.memory(b'kept')\n    machine.deepsleep(300)\n"
     )
     with virtual_board(tmp_path, program(text)) as board:
@@ -91,8 +96,6 @@ def test_storage_survives(tmp_path: Path) -> None:
 
 def test_radio(tmp_path: Path) -> None:
     """Scan, wrong password, no such network, joined; the link goes and comes back; statuses as documented."""
-    from lopower_hil.virtual_board import AccessPoint
-
     text = (
         "import network, socket, time\nw = network.WLAN(network.STA_IF)\nw.active(True)\n"
         "def until(status):\n"
@@ -218,18 +221,39 @@ def test_power_cut_while_a_program_writes(tmp_path: Path, after: int) -> None:
         assert value == "0" or (len(value) % 500 == 0 and value == value[: len(value) // 500] * 500)
 
 
-def test_lopowers_own_package_runs(tmp_path: Path) -> None:
-    """The files that `lopower flash` writes, compiled for the board's chip; its kernels run as native code of this one."""
-    region = partitions.Region(0x200000, 0x200000)
-    files = {
-        **filesystem.device_files(chip_named("ESP32").architecture),
-        "main.py": b"import lopower\nfrom lopower import kernels\nprint('native', kernels.NATIVE)\nprint(lopower.status())\n",
-    }
-    assert region.size > sum(map(len, files.values()))
-    with virtual_board(tmp_path, files) as board:
-        printed = board.wait_for("{'state': ")
-        assert "native True" in printed
-        assert "lopower: /lopower.json" in printed  # it says what it lacks
+async def test_lopower_on_a_board(tmp_path: Path) -> None:
+    """The files that `lopower flash` writes, compiled for the board's chip: Wi-Fi, handshake, a page."""
+    (tmp_path / "proxy").mkdir()
+    text = (
+        "import lopower, requests, time\nfrom lopower import kernels\nprint('native', kernels.NATIVE)\n"
+        "print('waited', lopower.wait(30), lopower.status()['state'])\n"
+        "print(requests.get('http://10.90.0.1/').text)\nprint('first')\n"
+        "input()\ntime.sleep(0.5)\nprint(lopower.status()['state'])\n"
+        "while True:\n    try:\n        print(requests.get('http://10.90.0.1/').text)\n        break\n"
+        "    except OSError as error: print('failed', error)\n"
+    )
+    async with running_proxy(tmp_path / "proxy") as proxy:
+        proxy.enrol("sensor")
+        settings = device_settings(
+            proxy.configuration("sensor"), wifi=[{"ssid": "Home", "password": "right password", "priority": 1}]
+        )
+        files = {
+            **filesystem.device_files(chip_named("ESP32").architecture),
+            **program(text),
+            "lopower.json": json.dumps(settings).encode(),
+        }
+        points = [AccessPoint("Home", "right password")]
+        with virtual_board(tmp_path, files, access_points=points) as board:
+            printed = await asyncio.to_thread(board.wait_for, "first")
+            assert "native True" in printed
+            assert "waited True up" in printed
+            assert "sensor, connected" in printed
+            mark = len(board.serial_text())
+            board.radio(on=False)
+            _type(board, b"\r")
+            await asyncio.to_thread(board.wait_for, "Home is lost: its beacons are not heard", since=mark)
+            board.radio(on=True)
+            assert "sensor, connected" in await asyncio.to_thread(board.wait_for, "done", since=mark)
 
 
 def test_download_mode_by_button_and_by_program(tmp_path: Path) -> None:

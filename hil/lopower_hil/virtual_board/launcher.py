@@ -12,8 +12,8 @@ import signal
 import sys
 
 TICK = 0.02
-"""Seconds. A system call of MicroPython runs scheduled callbacks (timers) when a signal interrupts it, as the waiting REPL
-of the ESP32 port does by itself."""
+"""Seconds. A system call of MicroPython runs scheduled callbacks (timers) when a signal interrupts it; the REPL of the
+ESP32 port does so by itself."""
 
 PR_SET_PDEATHSIG = 1
 WIRES_SIZE = 1 << 16
