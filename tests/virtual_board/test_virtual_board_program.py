@@ -60,6 +60,20 @@ def test_watchdog_and_reset_causes(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
+def test_soft_reset_out_of_main(tmp_path: Path) -> None:
+    """sys.exit() and machine.soft_reset() begin anew; what is wrong with a program leads to the REPL."""
+    text = (
+        "import machine, sys\nrtc = machine.RTC()\nn = len(rtc.memory())\nprint('start', n, machine.reset_cause())\n"
+        "rtc.memory(b'x' * (n + 1))\n"
+        "if n == 0: machine.soft_reset()\nif n == 1: sys.exit(3)\nraise ValueError('wrong')\n"
+    )
+    with virtual_board(tmp_path, program(text)) as board:
+        printed = board.wait_for(">>> ")
+        assert "start 0 1\r\nMPY: soft reboot\r\nstart 1 5\r\nMPY: soft reboot\r\nstart 2 5\r\nTraceback" in printed
+        assert "ValueError: wrong" in printed
+        assert "done" not in printed
+
+
 def test_timers_run_beside_the_program_and_at_the_prompt(tmp_path: Path) -> None:
     text = (
         "import machine, time\nticks = []\n"

@@ -28,7 +28,7 @@ class Firmware:
 
     Attributes:
         channel: its standard input and output; readable when it has printed something.
-        requests: what the program asked of the board, in order: "reset", "sleep", "bootloader", "cut".
+        requests: what the program asked of the board, in order: "reset", "soft reset", "sleep", "bootloader", "cut".
         raw: whether it was in the raw REPL last.
     """
 

@@ -13,6 +13,7 @@ import time as _time
 
 import _board
 from board_network import station
+from board_time import sleep_us
 
 AF_INET = 2
 AF_INET6 = 10
@@ -75,7 +76,7 @@ def _air(length):
     if wires.rate:
         wait += length * 1_000_000 // wires.rate
     if wait:
-        _time.sleep_us(wait)
+        sleep_us(wait)
     if wires.loss:
         return int.from_bytes(os.urandom(3), "little") * 1_000_000 >> 24 >= wires.loss
     return True
