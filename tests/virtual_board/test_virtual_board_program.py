@@ -3,13 +3,17 @@
 import asyncio
 import json
 import socket
+import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from lopower_hil.virtual_board.radio import AccessPoint
 from lopower_provisioning import filesystem
+from tests.support.dns_certificates import make_certificates
 from tests.support.micropython import device_settings
 from tests.support.proxy import running_proxy
 from tests.support.virtual_boards import chip_named, esptool, mpremote, virtual_board
@@ -206,6 +210,85 @@ def test_sockets(tmp_path: Path) -> None:
         thread.join(10)
         server.close()
         datagrams.close()
+
+
+def test_tls_servers_and_timeouts(tmp_path: Path) -> None:
+    """requests over TLS, a server on the board, select.select, and dials that end in time while a timer runs."""
+    _, certificate = make_certificates(tmp_path, ("127.0.0.1",))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with context.wrap_socket(connection, server_side=True) as stream:
+            request = b""
+            while b"\r\n\r\n" not in request:
+                request += stream.recv(1000)
+            stream.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + b"y" * 50_000)
+
+    full = socket.create_server(("127.0.0.1", 0), backlog=0)  # what it does not accept is not answered
+    waiting = [socket.socket() for _ in range(3)]
+    for one in waiting:
+        one.setblocking(False)
+        one.connect_ex(full.getsockname())
+    with free_port() as closed:
+        pass
+    thread = threading.Thread(target=serve)
+    thread.start()
+    text = (
+        "import machine, network, requests, select, socket, time\nw = network.WLAN(network.STA_IF)\nw.active(True)\n"
+        "w.connect('virtual')\nwhile not w.isconnected(): time.sleep_ms(10)\n"
+        "timer = machine.Timer(0, period=20, callback=lambda t: None)\n"
+        f"response = requests.get('https://127.0.0.1:{server.getsockname()[1]}/')\n"
+        "print('tls', response.status_code, len(response.content))\n"
+        "def dial(port):\n    s = socket.socket()\n    s.settimeout(0.3)\n"
+        "    try: s.connect(('127.0.0.1', port))\n    except OSError as error: return error.errno\n"
+        f"print('closed', dial({closed}), 'silent', dial({full.getsockname()[1]}))\n"
+        "s = socket.socket()\ns.bind(('127.0.0.1', 0))\ns.listen(1)\n"
+        f"knock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.settimeout(0.2)\n"
+        "try: s.accept()\nexcept OSError as error: print('nobody', error.errno)\n"
+        "print(select.select([s], [], [], 0.1), len(select.select([], [knock], [], 0)[1]))\n"
+    )
+    try:
+        with virtual_board(tmp_path, program(text)) as board:
+            printed = board.wait_for("done")
+            assert "tls 200 50000" in printed
+            assert "closed 111 silent 110" in printed
+            assert "nobody 110\r\n([], [], []) 1" in printed
+    finally:
+        thread.join(10)
+        for one in (server, full, *waiting):
+            one.close()
+
+
+async def test_a_server_on_the_board(tmp_path: Path) -> None:
+    with free_port() as port:
+        pass
+    text = (
+        "import asyncio, network, time\nw = network.WLAN(network.STA_IF)\nw.active(True)\n"
+        "w.connect('virtual')\nwhile not w.isconnected(): time.sleep_ms(10)\n"
+        "async def main():\n    end = asyncio.Event()\n    async def handle(reader, writer):\n"
+        "        writer.write(b'hello ' + await reader.readline())\n        await writer.drain()\n"
+        "        writer.close()\n        await writer.wait_closed()\n        end.set()\n"
+        f"    await asyncio.start_server(handle, '127.0.0.1', {port})\n    print('listening')\n    await end.wait()\n"
+        "asyncio.run(main())\n"
+    )
+    with virtual_board(tmp_path, program(text)) as board:
+        await asyncio.to_thread(board.wait_for, "listening")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"there\n")
+        assert await reader.read() == b"hello there\n"
+        writer.close()
+        await asyncio.to_thread(board.wait_for, "done")
+
+
+@contextmanager
+def free_port() -> Iterator[int]:
+    """A port on which nobody listens once this is left."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        yield probe.getsockname()[1]
 
 
 @pytest.mark.parametrize("after", [1, 37, 4096, 5000, 9001, 20_000])

@@ -32,6 +32,7 @@ IP_ADD_MEMBERSHIP = _socket.IP_ADD_MEMBERSHIP
 IP_DROP_MEMBERSHIP = _socket.IP_DROP_MEMBERSHIP
 
 _EAI_FAIL = -202
+_EISCONN = 106  # the module errno does not have it
 _POLL = 3
 _CLOSE = 4
 _FILENO = 10
@@ -169,7 +170,7 @@ class socket(io.IOBase):
         try:
             self._socket.connect(raw)
         except OSError as error:  # what became of it
-            if error.errno != errno.EISCONN:
+            if error.errno != _EISCONN:
                 raise
 
     def send(self, data):
