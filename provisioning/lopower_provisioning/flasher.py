@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import threading
 import zlib
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from typing import Any, Final
 from lopower_provisioning import chips
 from lopower_provisioning.chips import Chip
 from lopower_provisioning.errors import BoardState, FlashError
+from lopower_provisioning.ports import check_right
 
 ROM_BAUD: Final = 115_200
 WRITE_BAUD: Final = 460_800
@@ -62,7 +62,7 @@ def connect(port: str, *, reset: bool = True) -> Board:
     except ImportError:
         raise FlashError("esptool is not installed", "install it with: pip install 'lopower[flash]'") from None
     _install_logger()
-    _check_right(port)
+    check_right(port)
     esp: Any = None
     try:
         esp = detect_chip(port, ROM_BAUD, "default-reset" if reset else "no-reset", False, CONNECT_ATTEMPTS)
@@ -122,6 +122,18 @@ class Board:
     def close(self) -> None:
         """Give the port back. The board stays as it is."""
         _close(self._esp)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """What the flash holds. Raises FlashError if it cannot be read."""
+        try:
+            content: bytes = self._esp.read_flash(offset, size)
+        except Exception as error:
+            raise FlashError(
+                f"reading the flash of the board at {self.port} failed: {_reason(error)}",
+                "try another cable",
+                self.state,
+            ) from error
+        return content
 
     def write(self, regions: Sequence[tuple[int, bytes]], progress: Progress = lambda step, done: None) -> None:
         """Write all regions in one pass, then compare what the flash holds with what was meant to be there.
@@ -248,18 +260,6 @@ def _install_logger() -> None:
             """The log has levels of its own."""
 
     log.set_logger(Logger())
-
-
-def _check_right(port: str) -> None:
-    if os.name == "posix" and port.startswith("/"):
-        if not os.path.exists(port):
-            raise FlashError(f"there is no {port}", "is the board plugged in? `ls /dev/tty*` shows what there is")
-        if not os.access(port, os.R_OK | os.W_OK):
-            raise FlashError(
-                f"you may not use {port}",
-                "add yourself to the port's group (dialout, or uucp on Arch) and log in again: "
-                "sudo usermod -aG dialout $USER",
-            )
 
 
 def _reason(error: Exception) -> str:
