@@ -1,6 +1,6 @@
-"""What is on a board before it is written to: nothing, a device of ours, MicroPython with somebody's files, or the unknown.
+"""What is on a board before it is written to: nothing, a device of ours, MicroPython with files, or the unknown.
 
-Read through its bootloader, a few blocks of flash. All of it is somebody else's: bounded, and wrong in any way it likes.
+Read through its bootloader, a few blocks of flash. All of it is somebody else's: bounded, and as wrong as it likes.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _files(board: Board, region: Region) -> tuple[set[str], bytes]:
 
     blocks: dict[int, bytes] = {}
 
-    class Flash(UserContext):  # type: ignore[misc]
+    class Flash(UserContext):
         """The blocks that are asked for, each fetched once."""
 
         def read(self, cfg: Any, block: int, off: int, size: int) -> bytearray:

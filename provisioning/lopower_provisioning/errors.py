@@ -60,5 +60,5 @@ class DownloadError(ProvisioningError):
     """Something does not come from the network as it should."""
 
 
-class Refused(ProvisioningError):
+class RefusedError(ProvisioningError):
     """The user has to say yes to it, and has not."""

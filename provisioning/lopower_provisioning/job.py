@@ -25,7 +25,7 @@ from lopower_provisioning import (
 )
 from lopower_provisioning.chips import Chip
 from lopower_provisioning.contents import Contents, Kind
-from lopower_provisioning.errors import BoardState, FlashError, ImageError, ProvisioningError, Refused
+from lopower_provisioning.errors import BoardState, FlashError, ImageError, ProvisioningError, RefusedError
 from lopower_provisioning.flasher import Board
 from lopower_provisioning.images import Image
 from lopower_provisioning.partitions import Region
@@ -176,7 +176,7 @@ class _Job:
         if found.kind in (Kind.BLANK, Kind.LOPOWER) or unfinished:
             return
         if not request.confirm(f"{_described(found, board.port)} Write over it?", "all that is on it is lost"):
-            raise Refused(
+            raise RefusedError(
                 f"{_described(found, board.port)} Nothing was written",
                 "say --yes if all that is on it may be lost",
             )

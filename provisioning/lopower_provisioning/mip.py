@@ -19,7 +19,7 @@ MAX_FILES: Final = 200
 MAX_PACKAGES: Final = 50
 """A board's file system holds less; an index that leads on and on ends here."""
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,80}")
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _HASH: Final = re.compile(r"[0-9a-f]{8,64}")
 _REPOSITORIES: Final = {
     "github:": "https://raw.githubusercontent.com/{}/{}/{}/{}",

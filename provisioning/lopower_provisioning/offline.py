@@ -1,4 +1,4 @@
-"""Flashing where no daemon can be reached: from the output of `lopower server show`, into a list for `device add --csv`.
+"""Flashing where no daemon is reached: from the output of `lopower server show`, into a list for `device add --csv`.
 
 The addresses that a daemon would give are chosen here: IPv4 from the end of the range downwards, where the daemon goes
 last, and IPv6 at random. The list holds public keys alone, no secret: such devices have no preshared key.
@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any, Final
 
-from lopower_provisioning.errors import ProvisioningError, Refused, SettingsError
+from lopower_provisioning.errors import ProvisioningError, RefusedError, SettingsError
 from lopower_provisioning.settings_file import Tunnel
 from lopower_provisioning.targets import Confirm
 
@@ -112,7 +112,7 @@ class OfflineTarget:
         if present is None or same_board:
             return
         if not confirm(f"The list has a device {name} already. Put this board in its place?", "its line is replaced"):
-            raise Refused(f"{self._path} has a device {name} already", "choose another name, or say --yes")
+            raise RefusedError(f"{self._path} has a device {name} already", "choose another name, or say --yes")
 
     def enrol(self, name: str, mac: str, public_key: str) -> Tunnel:
         with _list_lock:

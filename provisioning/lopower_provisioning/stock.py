@@ -4,8 +4,8 @@
     ~/.cache/lopower/images/ESP32_GENERIC-20260901-v1.28.0.bin.json     {"sha256": …, "url": …}
     ~/.cache/lopower/images/latest.json                                 which is the newest, for a day
 
-mpflash finds what there is (`stock_index`); the file is fetched here, because mpflash keeps whatever the server answers,
-an error page or half a file included.
+mpflash finds what there is (`stock_index`); the file is fetched here, because mpflash keeps whatever the server
+answers, an error page or half a file included.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ def stock_image(
     try:
         url = _newest(board, cache, clock())
     except DownloadError as error:
-        url = _kept(board, cache)
-        if url is None:
+        kept = _kept(board, cache)
+        if kept is None:
             raise
+        url = kept
         note = f"{error}; the image of an earlier time is used"
     file = cache / url.rpartition("/")[2]
     content = _checked(file)

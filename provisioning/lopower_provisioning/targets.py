@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from lopower.control.client import ControlClient
 from lopower.control.errors import ControlError
 from lopower_provisioning import settings_file
-from lopower_provisioning.errors import BoardState, ProvisioningError, Refused
+from lopower_provisioning.errors import BoardState, ProvisioningError, RefusedError
 from lopower_provisioning.settings_file import Tunnel
 
 HANDSHAKE_SECONDS: Final = 90.0
@@ -101,7 +101,7 @@ class DaemonTarget:
         self._exists = True
         question = f"There is a device {name} already ({present['summary']}). Give it this board's key?"
         if not same_board and not confirm(question, "its present key is worth nothing then"):
-            raise Refused(
+            raise RefusedError(
                 f"there is a device {name} already, and this is another board",
                 f"choose another name, or say --yes: {name} keeps its addresses and rules, and gets this board's key",
             )
@@ -129,7 +129,7 @@ class DaemonTarget:
     def wait(self, name: str, progress: Callable[[float], None]) -> Seen:
         began = time.monotonic()
         details: dict[str, Any] = {}
-        with closing(self._client.watch("devices", name, interval=_WATCH_SECONDS)) as watch:  # type: ignore[type-var]
+        with closing(self._client.watch("devices", name, interval=_WATCH_SECONDS)) as watch:
             for details in watch:
                 if details["latest_handshake"] is not None:
                     return Seen(True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -65,7 +65,7 @@ class ControlClient:
         with closing(connection):
             return _answer(response)
 
-    def watch(self, *path: str, interval: float, **query: str) -> Iterator[Any]:
+    def watch(self, *path: str, interval: float, **query: str) -> Generator[Any, None, None]:
         """The JSON at a path, and again every `interval` seconds, until the daemon ends.
 
         Raises:

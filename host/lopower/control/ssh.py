@@ -1,7 +1,7 @@
 """The way to a daemon on another host: `ssh … lopower dial-stdio`, whose standard input and output are its socket.
 
-Nothing of ours listens on the network; who may, decides the other host's SSH. One request is one ssh; those who mind the
-time let ssh share its connections (ControlMaster in ssh_config(5)).
+Nothing of ours listens on the network; who may, decides the other host's SSH. One request is one ssh; those who mind
+the time let ssh share its connections (ControlMaster in ssh_config(5)).
 """
 
 from __future__ import annotations
@@ -108,12 +108,12 @@ class SshConnection(http.client.HTTPConnection):
             ControlError: it is not installed.
         """
         ours, theirs = socket.socketpair()
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         try:
             self._process = subprocess.Popen(
                 self._destination.command(ask=sys.stdin is not None and sys.stdin.isatty()),
-                stdin=theirs,
-                stdout=theirs,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=self._errors,
             )
         except OSError as error:
@@ -126,7 +126,7 @@ class SshConnection(http.client.HTTPConnection):
         self.sock = ours
 
     def close(self) -> None:
-        """End it; what is at the other end sees the end of its input. http.client calls this too when something fails."""
+        """End it; the other end sees the end of its input. http.client calls this too when something fails."""
         super().close()
         if self._process is not None and self._errors is not None:
             self._code = _end(self._process)

@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         output.say(output.table(("PORT", "CHIP", "MAC", "FLASH", "RUNS", "DEVICE"), rows))
     else:
-        rows = [(entry.port, entry.mac or "-", entry.description) for entry in found]
-        output.say(output.table(("PORT", "MAC", "WHAT"), rows))
+        listed = [(entry.port, entry.mac or "-", entry.description) for entry in found]
+        output.say(output.table(("PORT", "MAC", "WHAT"), listed))
     return OK
 
 

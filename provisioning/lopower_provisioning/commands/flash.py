@@ -31,8 +31,8 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
     """Define the command's options."""
     parser.description = (
-        "Flash a board: image, files and settings in one pass; its key is made on the board; it is enrolled, and waited "
-        "for until the proxy has heard of it. All that was on the board is lost."
+        "Flash a board: image, files and settings in one pass; its key is made on the board; it is enrolled, and "
+        "waited for until the proxy has heard of it. All that was on the board is lost."
     )
     add = parser.add_argument
     add(
@@ -114,8 +114,10 @@ def _networks(arguments: argparse.Namespace) -> tuple[dict[str, Wifi], list[Wifi
             raise CommandError(
                 what, "--wifi SSID, and --wifi-password-file FILE or the variable LOPOWER_WIFI_PASSWORD", USAGE
             )
-        for name in unknown or [input("Wi-Fi network: ").strip()]:
-            asked.append(Wifi(name, getpass.getpass(f"Password of {name} (empty: it has none): "), static))
+        asked = [
+            Wifi(name, getpass.getpass(f"Password of {name} (empty: it has none): "), static)
+            for name in unknown or [input("Wi-Fi network: ").strip()]
+        ]
     by_name = {network.ssid: network for network in (*found, *asked)}
     return {name: by_name[name] for name in (names or by_name)}, asked
 
