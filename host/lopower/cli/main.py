@@ -43,6 +43,7 @@ _COMMANDS: Final = {
 _ELSEWHERE: Final = {
     "flash": ("turn a board into a device, in one go", "flash"),
     "boards": ("boards that are attached", "flash"),
+    "virtual-board": ("a board without hardware, for esptool, mpremote and tests", "hil"),
 }
 _GROUP: Final = "lopower.commands"
 _WITHOUT_DAEMON: Final = frozenset({"up", "service", "config", "completion"})

@@ -1,0 +1,46 @@
+"""`sys` of a board: another platform's name, and a `stdout.buffer` that is sent as it is; text ends its lines with CR LF."""
+
+import io
+import sys
+
+import _board
+
+_PIECE = 1024
+
+
+class _Binary(io.IOBase):
+    def write(self, data, *place):
+        view = memoryview(data)
+        if place:  # (length) or (offset, length)
+            start = place[0] if len(place) > 1 else 0
+            view = view[start : start + place[-1]]
+        for start in range(0, len(view), _PIECE):
+            _board.message(b"B", view[start : start + _PIECE])
+        return len(view)
+
+    def ioctl(self, request, argument):
+        return argument & 4 if request == 3 else 0  # poll: it can always be written to
+
+
+class _Text(_Binary):
+    def __init__(self):
+        self.buffer = _Binary()
+
+    def write(self, data, *place):
+        return sys.stdout.write(data, *place)
+
+
+class _Sys:
+    platform = "esp32"
+
+    def __init__(self):
+        for name in dir(sys):
+            if not hasattr(self, name):
+                setattr(self, name, getattr(sys, name))
+        self.stdout = _Text()
+
+    def __getattr__(self, name):
+        return getattr(sys, name)
+
+
+module = _Sys()
