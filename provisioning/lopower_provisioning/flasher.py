@@ -229,6 +229,7 @@ _current: Final = _Current()
 @cache  # esptool has one logger in a process, which cannot be replaced once more
 def _install_logger() -> None:
     from esptool.logger import TemplateLogger, log
+    from esptool.reset import ResetStrategy
 
     class Logger(TemplateLogger):  # type: ignore[misc]
         """What esptool says goes to the log; its progress to the meter."""
@@ -260,6 +261,8 @@ def _install_logger() -> None:
             """The log has levels of its own."""
 
     log.set_logger(Logger())
+    # It took the logger of the time when it was imported. A port without control lines, such as a pty, is no fault.
+    ResetStrategy.print_once.print_callback = lambda text: _log.debug("%s", text)
 
 
 def _reason(error: Exception) -> str:

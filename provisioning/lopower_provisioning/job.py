@@ -151,8 +151,8 @@ class _Job:
                 tunnel = self._enrol(private_key)
             with self._step("making the file system") as current:
                 files = self._files(board, region, tunnel, user)
-                current.detail = f"{len(files) >> 10} KB"
-            self._write(board, image, region, files)
+                current.detail = f"{_size(files) >> 10} KB"
+            self._write(board, image, files)
             if private_key is not None:
                 self._enrolled = False  # from here on the board has its key
         if private_key is None:
@@ -212,16 +212,19 @@ class _Job:
             files |= filesystem.user_files(request.main)
         return files
 
-    def _files(self, board: Board, region: Region, tunnel: Tunnel | None, user: dict[str, bytes]) -> bytes:
-        return filesystem.build(
+    def _files(
+        self, board: Board, region: Region, tunnel: Tunnel | None, user: dict[str, bytes]
+    ) -> list[tuple[int, bytes]]:
+        content = filesystem.build(
             region.size, architecture=board.chip.architecture, settings=self._settings(tunnel), user=user
         )
+        return filesystem.pieces(content, region)
 
     def _settings(self, tunnel: Tunnel | None) -> bytes:
         request = self._request
         return settings_file.settings(tunnel, wifi=request.wifi, written=int(time.time()), hostname=self._outcome.name)
 
-    def _write(self, board: Board, image: Image, region: Region, files: bytes) -> None:
+    def _write(self, board: Board, image: Image, files: list[tuple[int, bytes]]) -> None:
         """Image and file system in one pass; a board that is left in between may be written to again unasked."""
         mark = self._unfinished(board)
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -235,10 +238,10 @@ class _Job:
                     current.progress(done)
                 elif kind not in shown:
                     shown[kind] = current
-                    current.detail = f"{(len(image.content) + len(files)) >> 10} KB, verified"
+                    current.detail = f"{(len(image.content) + _size(files)) >> 10} KB, verified"
 
             try:
-                board.write([(board.chip.image_offset, image.content), (region.offset, files)], progress)
+                board.write([(board.chip.image_offset, image.content), *files], progress)
             finally:
                 self.state = board.state
             board.restart()
@@ -332,6 +335,10 @@ _ADVICE: Final = (
     "check the Wi-Fi's name and password, and that the proxy's UDP port is reached from that Wi-Fi; "
     "`lopower device show` goes on saying what the proxy sees"
 )
+
+
+def _size(pieces: list[tuple[int, bytes]]) -> int:
+    return sum(len(content) for _, content in pieces)
 
 
 def default_name(board: Board) -> str:

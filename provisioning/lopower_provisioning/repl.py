@@ -21,6 +21,7 @@ _PROMPT: Final = b"raw REPL; CTRL-B to exit\r\n>"
 _INTERRUPT, _RAW, _FRIENDLY, _END = b"\x03", b"\x01", b"\x02", b"\x04"
 _CHUNK: Final = 128  # the receiver of a UART has 256 bytes; there is no flow control
 _CHUNK_SECONDS: Final = 0.01
+_START_SECONDS: Final = 2.0
 
 
 class RunningBoard:
@@ -69,7 +70,7 @@ class RunningBoard:
         Raises FlashError if that does not succeed within `seconds`.
         """
         deadline = time.monotonic() + seconds
-        seen = b""
+        seen = self._read_until(b">>> ", _START_SECONDS)  # boot.py, if it comes to an end by itself
         while time.monotonic() < deadline:
             # Each on its own: what runs may swallow one, and a board that is still starting loses them all.
             self._write(b"\r" + _INTERRUPT + _INTERRUPT)

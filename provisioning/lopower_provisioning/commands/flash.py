@@ -104,7 +104,8 @@ def _networks(arguments: argparse.Namespace) -> tuple[dict[str, Wifi], list[Wifi
     if arguments.many is not None:
         if static is not None:
             raise CommandError("--static-ip is for one board", "leave it out", USAGE)
-        names += [name for line in plan.read(Path(arguments.many)) for name in line.wifi if name not in names]
+        listed = [name for line in plan.read(Path(arguments.many)) for name in line.wifi]
+        names = list(dict.fromkeys([*names, *listed]))
     passwords = wifi_store.given_passwords(arguments.wifi_password_file, os.environ)
     found, unknown = wifi_store.named(names, passwords, wifi_store.load(wifi_path()), static)
     asked: list[Wifi] = []
