@@ -169,7 +169,11 @@ class Board:
         except FlashError:
             raise
         except Exception as error:
-            raise FlashError(f"writing to the board at {self.port} failed: {_reason(error)}", "", self.state) from error
+            raise FlashError(
+                f"writing to the board at {self.port} failed: {_reason(error)}",
+                "see that the cable sits well, or try another one or another USB port",
+                self.state,
+            ) from error
         finally:
             _current.meter = None
         self.state = BoardState.WRITTEN
@@ -182,7 +186,9 @@ class Board:
         try:
             reset_chip(self._esp, "hard-reset")
         except Exception as error:
-            raise FlashError(f"the board at {self.port} was not restarted: {_reason(error)}", "", self.state) from error
+            raise FlashError(
+                f"the board at {self.port} was not restarted: {_reason(error)}", "press RESET", self.state
+            ) from error
 
     def _refuse_locked(self) -> None:
         """What such a chip would be given it could not start."""
