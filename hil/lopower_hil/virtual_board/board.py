@@ -11,6 +11,7 @@ All methods may be called from any thread, and return when what they ask for is 
 from __future__ import annotations
 
 import hashlib
+import logging
 import queue
 import selectors
 import socket
@@ -33,10 +34,11 @@ from lopower_hil.virtual_board.wires import Wires
 from lopower_provisioning import chips
 
 DEFAULT_HEAP: Final = 384 << 10
-"""Bytes. Stock MicroPython on an ESP32 has about 160 KB; objects take twice that on a 64-bit machine, and the board's own
-modules, which lie in the real board's firmware, about 60 KB."""
+"""Bytes. Stock MicroPython on an ESP32 has about 160 KB; objects take twice that on a 64-bit machine, and the board's
+own modules, which lie in the real board's firmware, about 60 KB."""
 
 CALL_SECONDS: Final = 30.0
+_log: Final = logging.getLogger("lopower.virtual_board")
 T = TypeVar("T")
 
 
@@ -280,10 +282,17 @@ class Board:
             timer = self._machine.next_timer()
             wait = None if timer is None else max(0.0, timer - time.monotonic())
             for key, events in self._selector.select(wait):
-                key.data(events)
+                self._guarded(lambda handle=key.data, events=events: handle(events))
             while not self._calls.empty():
                 self._calls.get()()
-            self._machine.handle_timer(time.monotonic())
+            self._guarded(lambda: self._machine.handle_timer(time.monotonic()))
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """A fault of ours ends no board: the user would have to guess why the port is silent."""
+        try:
+            action()
+        except Exception:
+            _log.exception("a fault of the virtual board at %s", self.port)
 
 
 def _mac_of(directory: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""The program of a board: MicroPython's unix port as a process of its own, and the bytes between it and the serial line."""
+"""The program of a board: MicroPython's unix port in a process of its own, and its bytes on the serial line."""
 
 from __future__ import annotations
 
@@ -52,12 +52,13 @@ class Firmware:
         self.channel, theirs = socket.socketpair()
         descriptor = os.open(flash, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._process = subprocess.Popen(
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(
                 [
                     sys.executable, "-I", "-S", str(_LAUNCHER), str(_site()), str(wires.descriptor), str(descriptor),
                     str(heap), str(_SHIMS),
                 ],
-                stdin=theirs, stdout=theirs, stderr=theirs, pass_fds=(wires.descriptor, descriptor),
+                stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=theirs.fileno(),
+                pass_fds=(wires.descriptor, descriptor),
                 env={"TZ": "UTC", "BOARD_NATIVE": str(native or "")}, cwd="/", start_new_session=True,
             )  # fmt: skip
         finally:

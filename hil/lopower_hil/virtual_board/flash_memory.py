@@ -1,7 +1,7 @@
 """A board's flash: NOR flash in a file, which holds at any moment what has been erased and written so far.
 
-Reading and writing go straight to the file, so that a board that dies in the middle of a write leaves the same trace as a
-chip whose power is cut.
+Reading and writing go straight to the file, so that a board that dies in the middle of a write leaves the same trace as
+a chip whose power is cut.
 """
 
 from __future__ import annotations

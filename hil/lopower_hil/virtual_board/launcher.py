@@ -11,9 +11,9 @@ import os
 import signal
 import sys
 
-TICK = 0.01
-"""Seconds. A system call of MicroPython runs scheduled callbacks (timers) when a signal interrupts it, as the waiting REPL of
-the ESP32 port does by itself."""
+TICK = 0.02
+"""Seconds. A system call of MicroPython runs scheduled callbacks (timers) when a signal interrupts it, as the waiting REPL
+of the ESP32 port does by itself."""
 
 PR_SET_PDEATHSIG = 1
 WIRES_SIZE = 1 << 16
@@ -24,7 +24,7 @@ def main() -> int:
     site, wires, flash, heap, shims = sys.argv[1:]
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     sys.path.insert(0, site)
-    from micropython_run import run_main  # type: ignore[import-not-found]
+    from micropython_run import run_main
 
     page = mmap.mmap(int(wires), WIRES_SIZE)
     os.environ["BOARD_WIRES"] = str(ctypes.addressof(ctypes.c_char.from_buffer(page)))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 MAX_QUEUED: Final = 1 << 20
-"""Bytes for a host that has the port open and does not read; a read of the whole flash comes in pieces of this order."""
+"""Bytes for a host that has the port open and does not read; a read of the flash comes in pieces of this order."""
 
 STALLED_AFTER: Final = 2.0
 """Seconds without reading after which what is queued is lost: a board does not wait for its terminal."""
@@ -93,7 +93,7 @@ class PtyLine:
             os.close(descriptor)
         os.close(self._slave)
 
-    def _write(self, data: memoryview) -> int:
+    def _write(self, data: bytes) -> int:
         return os.write(self._master, data)
 
     def _wanted(self) -> None:
@@ -181,7 +181,7 @@ class Rfc2217Line:
         self._manager = PortManager(_ControlLines(self._host.controlled), _Writer(self._queue))
         self._wanted()
 
-    def _write(self, data: memoryview) -> int:
+    def _write(self, data: bytes) -> int:
         assert self._connection is not None
         return self._connection.send(data)
 
@@ -234,7 +234,7 @@ class Rfc2217Line:
 class _Queue:
     """What is on its way to the host."""
 
-    def __init__(self, write: Callable[[memoryview], int]) -> None:
+    def __init__(self, write: Callable[[bytes], int]) -> None:
         self._write = write
         self._data = bytearray()
         self._progress = 0.0
@@ -255,8 +255,7 @@ class _Queue:
     def flush(self) -> None:
         try:
             while self._data:
-                with memoryview(self._data) as view:
-                    sent = self._write(view[:_CHUNK])
+                sent = self._write(bytes(self._data[:_CHUNK]))
                 del self._data[:sent]
                 self._progress = time.monotonic()
         except BlockingIOError:

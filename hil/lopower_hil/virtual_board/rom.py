@@ -1,8 +1,8 @@
 """The bootloader in a chip's ROM, and the flasher stub that esptool loads over it, as a core without I/O.
 
 Espressif's serial protocol (esptool's documentation, "Serial Protocol"): SLIP frames with a command of 8 bytes header,
-answered by frames with its value and status. Registers (chip detection, MAC address, crystal, SPI peripheral) are those of
-esp32-mock-bootloader, which takes them from esptool's own chip definitions.
+answered by frames with its value and status. Registers (chip detection, MAC address, crystal, SPI peripheral) are those
+of esp32-mock-bootloader, which takes them from esptool's own chip definitions.
 """
 
 from __future__ import annotations

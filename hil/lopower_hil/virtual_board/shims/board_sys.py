@@ -1,4 +1,4 @@
-"""`sys` of a board: another platform's name, and a `stdout.buffer` that is sent as it is; text ends its lines with CR LF."""
+"""`sys` of a board: another platform's name, and a `stdout.buffer` that is sent as it is, while text has CR LF."""
 
 import io
 import sys
