@@ -102,7 +102,7 @@ def flash(request: Request, reporter: Reporter) -> Outcome:
     outcome = Outcome(request.label, request.port)
     job = _Job(request, reporter, outcome)
     try:
-        job.run()
+        outcome.state = job.run()
     except ProvisioningError as error:
         outcome.error, outcome.hint = str(error), error.hint
         outcome.board_state = (job.state if error.state is BoardState.UNTOUCHED else error.state).value
@@ -121,44 +121,56 @@ class _Job:
         self._enrolled = False
         self.state = BoardState.UNTOUCHED
 
-    def run(self) -> None:
-        """All steps; when one fails after the board was enrolled, and its key is not on the board, that is undone."""
+    def run(self) -> str:
+        """All steps; when one fails after the board was enrolled, and its key is not on the board, that is undone.
+
+        Returns the outcome's state.
+        """
         try:
-            self._run()
+            return self._run()
         except BaseException:
             if self._enrolled:
                 self._take_back()
             raise
 
-    def _run(self) -> None:
+    def _run(self) -> str:
         request, outcome = self._request, self._outcome
         with self._step("finding the board") as current:
             board = flasher.connect(request.port)
             outcome.chip, outcome.mac = board.chip.name, board.mac
             current.detail = f"{board.chip.name}, {board.flash_size >> 20} MB of flash, {board.mac}"
-        private_key: str | None = None
         with board:
-            name = outcome.name = request.name or default_name(board)
-            self._look(board, name)
-            image, region = self._image(board)
-            user = self._user_files()
-            tunnel: Tunnel | None = None
-            if request.target.own_key is not None:
-                private_key, outcome.public_key = request.target.own_key, targets.public_half(request.target.own_key)
-            elif not request.key_on_board:
-                private_key, outcome.public_key = targets.key_pair()
-            if private_key is not None:
-                tunnel = self._enrol(private_key)
-            with self._step("making the file system") as current:
-                files = self._files(board, region, tunnel, user)
-                current.detail = f"{_size(files) >> 10} KB"
-            self._write(board, image, files)
-            if private_key is not None:
-                self._enrolled = False  # from here on the board has its key
+            try:
+                private_key = self._flash(board)
+            except BaseException:
+                if board.state is BoardState.UNTOUCHED:
+                    with suppress(FlashError):
+                        board.restart()  # out of the bootloader, to what it ran before
+                raise
         if private_key is None:
             self._key_on_board()
-        outcome.state = "flashed"
-        self._wait(on_board=private_key is None)
+        return self._wait()
+
+    def _flash(self, board: Board) -> str | None:
+        """Everything in the board's bootloader; the private key, if the board has it now."""
+        request, outcome = self._request, self._outcome
+        name = outcome.name = request.name or default_name(board)
+        self._look(board, name)
+        image, region = self._image(board)
+        user = self._user_files()
+        private_key: str | None = None
+        if request.target.own_key is not None:
+            private_key, outcome.public_key = request.target.own_key, targets.public_half(request.target.own_key)
+        elif not request.key_on_board:
+            private_key, outcome.public_key = targets.key_pair()
+        tunnel = None if private_key is None else self._enrol(private_key)
+        with self._step("making the file system") as current:
+            files = self._files(board, region, tunnel, user)
+            current.detail = f"{_size(files) >> 10} KB"
+        self._write(board, image, files)
+        if private_key is not None:
+            self._enrolled, self.state = False, BoardState.SILENT
+        return private_key
 
     def _look(self, board: Board, name: str) -> None:
         """Whether this is a board that may be written to, and a name that it may have."""
@@ -246,7 +258,7 @@ class _Job:
                 self.state = board.state
             board.restart()
         mark.unlink(missing_ok=True)
-        self.state = BoardState.WITHOUT_KEY if self._request.key_on_board else BoardState.SILENT
+        self.state = BoardState.WITHOUT_KEY
 
     def _enrol(self, private_key: str | None) -> Tunnel:
         outcome = self._outcome
@@ -273,18 +285,18 @@ class _Job:
                 self.state = BoardState.SILENT
                 running.reset()
 
-    def _wait(self, *, on_board: bool) -> None:
+    def _wait(self) -> str:
         """Until the proxy has heard of it, or, where nobody can say that, until the board says so."""
         request, outcome = self._request, self._outcome
         if request.may_be_silent:
-            return
+            return "flashed"
         with self._step("waiting for the handshake") as current:
             seen = request.target.wait(outcome.name, current.progress)
             if seen is None:
                 self._ask_board(current)
             elif not seen.connected:
                 raise self._silent(seen)
-            outcome.state = "connected"
+            return "connected"
 
     def _ask_board(self, current: Step) -> None:
         """Over the serial port, without resetting it: what runs is interrupted, and started anew afterwards."""
@@ -307,7 +319,7 @@ class _Job:
         """Why there is no handshake, by what the board says and what the proxy has found."""
         said = ""
         with suppress(FlashError), RunningBoard(self._request.port) as running:
-            running.interrupt(10.0)
+            running.interrupt()
             said = board_programs.state(running)
             running.reset()
         reasons = [f"the board says: {said}"] if said else []

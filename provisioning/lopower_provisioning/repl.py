@@ -17,6 +17,9 @@ MAX_OUTPUT: Final = 65_536
 OPEN_SECONDS: Final = 10.0
 """A chip's own USB leaves and comes back when it is reset."""
 
+INTERRUPT_SECONDS = 20.0
+"""A board checks its files at its start, and formats a file system if it has none."""
+
 _PROMPT: Final = b"raw REPL; CTRL-B to exit\r\n>"
 _INTERRUPT, _RAW, _FRIENDLY, _END = b"\x03", b"\x01", b"\x02", b"\x04"
 _CHUNK: Final = 128  # the receiver of a UART has 256 bytes; there is no flow control
@@ -64,12 +67,12 @@ class RunningBoard:
         except OSError:
             return  # it is gone
 
-    def interrupt(self, seconds: float = 20.0) -> None:
+    def interrupt(self) -> None:
         """End what runs, and get the raw REPL; nothing is reset.
 
-        Raises FlashError if that does not succeed within `seconds`.
+        Raises FlashError if that does not succeed within INTERRUPT_SECONDS.
         """
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + INTERRUPT_SECONDS
         seen = self._read_until(b">>> ", _START_SECONDS)  # boot.py, if it comes to an end by itself
         while time.monotonic() < deadline:
             # Each on its own: what runs may swallow one, and a board that is still starting loses them all.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from nacl.bindings import crypto_scalarmult_base
 
-from lopower_hil.virtual_board.board import Board
+from lopower_hil.virtual_board.board import Board, State
 from lopower_provisioning import chips, contents, flasher, partitions
 from tests.provisioning.conftest import PASSWORD, SSID, BoardMaker
 from tests.provisioning.test_littlefs_on_micropython import run as on_micropython
@@ -112,7 +112,9 @@ def test_a_key_made_here_and_steps_as_json(
     password = tmp_path / "password"
     password.write_text(f"{PASSWORD}\n")
     words = ["--name", "Hall", "--image", str(image), "--wifi", SSID, "--wifi-password-file", str(password)]
-    done = daemon.lopower("flash", board.port, *words, "--keys", "host", "--json")
+    # pyserial waits at each change of its own time limits unless it is told not to.
+    port = f"{board.port}?ign_set_control"
+    done = daemon.lopower("flash", port, *words, "--keys", "host", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     ended = [event["step"] for event in events if event["event"] == "step" and event["state"] == "done"]
@@ -180,6 +182,7 @@ def test_what_a_board_runs(daemon: LoopbackDaemon, make_board: BoardMaker, image
         connected.write([(0x1000, image.read_bytes())])
         assert contents.identify(connected).kind is contents.Kind.MICROPYTHON
         connected.restart()
+    board.wait_for(">>>")  # it has formatted its file system
     before = board.flash_file.read_bytes()
     code, out, err = flash(daemon, board.port, "--image", str(image), "--wifi", SSID)
     assert (code, out) == (1, "")
@@ -187,6 +190,7 @@ def test_what_a_board_runs(daemon: LoopbackDaemon, make_board: BoardMaker, image
     assert "say --yes" in err
     assert board.flash_file.read_bytes() == before
     assert daemon.devices() == {}
+    assert board.state is State.RUNNING  # again what it ran before
     code, out, err = flash(daemon, board.port, "--image", str(image), "--wifi", SSID, "--name", "kitchen", "--yes")
     assert code == 0, out + err
     known = daemon.lopower("boards", board.port, "--probe")
