@@ -112,9 +112,7 @@ def test_a_key_made_here_and_steps_as_json(
     password = tmp_path / "password"
     password.write_text(f"{PASSWORD}\n")
     words = ["--name", "Hall", "--image", str(image), "--wifi", SSID, "--wifi-password-file", str(password)]
-    # pyserial waits at each change of its own time limits unless it is told not to.
-    port = f"{board.port}?ign_set_control"
-    done = daemon.lopower("flash", port, *words, "--keys", "host", "--json")
+    done = daemon.lopower("flash", board.port, *words, "--keys", "host", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     ended = [event["step"] for event in events if event["event"] == "step" and event["state"] == "done"]
