@@ -77,7 +77,8 @@ def test_packages(tmp_path: Path, index: str) -> None:
     """mip from the host and, through the radio, on the board."""
     install = (
         "import network, time\nw = network.WLAN()\nw.active(True)\nw.connect('virtual')\n"
-        f"while not w.isconnected(): time.sleep_ms(20)\nimport mip\nmip.install('tiny', index='{index}', target='/own')\n"
+        "while not w.isconnected(): time.sleep_ms(20)\n"
+        f"import mip\nmip.install('tiny', index='{index}', target='/own')\n"
         "import sys\nsys.path.append('/own')\nimport tiny\nprint(tiny.__file__, tiny.ANSWER)"
     )
     with virtual_board(tmp_path, {}) as board:

@@ -1,12 +1,21 @@
 """What programs find on a virtual board: clock, sleep, timers, watchdog, storage, radio; and power that is cut."""
 
+import asyncio
+import json
 import socket
+import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from lopower_provisioning import filesystem, partitions
+from lopower_hil.virtual_board.radio import AccessPoint
+from lopower_provisioning import filesystem
+from tests.support.dns_certificates import make_certificates
+from tests.support.micropython import device_settings
+from tests.support.proxy import running_proxy
 from tests.support.virtual_boards import chip_named, esptool, mpremote, virtual_board
 
 
@@ -23,8 +32,8 @@ def test_clock_sleep_and_power(tmp_path: Path) -> None:
         "if machine.reset_cause() == machine.PWRON_RESET:\n"
         "    assert time.time() < 60 and rtc.datetime()[:4] == (2000, 1, 1, 5)\n"
         "    rtc.datetime((2031, 5, 6, 0, 7, 8, 9, 0))\n"
-        "    assert time.localtime()[:5] == (2031, 5, 6, 7, 8) and time.gmtime(time.mktime((2031, 5, 6, 7, 8, 9, 0, 0))) "
-        "== (2031, 5, 6, 7, 8, 9, 1, 126)\n"
+        "    assert time.localtime()[:5] == (2031, 5, 6, 7, 8)\n"
+        "    assert time.gmtime(time.mktime((2031, 5, 6, 7, 8, 9, 0, 0))) == (2031, 5, 6, 7, 8, 9, 1, 126)\n"
         "    rtc.memory(b'kept')\n    machine.deepsleep(300)\n"
     )
     with virtual_board(tmp_path, program(text)) as board:
@@ -53,6 +62,20 @@ def test_watchdog_and_reset_causes(tmp_path: Path) -> None:
         assert [line for line in printed.splitlines() if line in ("cause 1", "cause 2", "fed", "cause 3", "done")] == [
             "cause 1", "cause 2", "fed", "cause 3", "done",
         ]  # fmt: skip
+
+
+def test_soft_reset_out_of_main(tmp_path: Path) -> None:
+    """sys.exit() and machine.soft_reset() begin anew; what is wrong with a program leads to the REPL."""
+    text = (
+        "import machine, sys\nrtc = machine.RTC()\nn = len(rtc.memory())\nprint('start', n, machine.reset_cause())\n"
+        "rtc.memory(b'x' * (n + 1))\n"
+        "if n == 0: machine.soft_reset()\nif n == 1: sys.exit(3)\nraise ValueError('wrong')\n"
+    )
+    with virtual_board(tmp_path, program(text)) as board:
+        printed = board.wait_for(">>> ")
+        assert "start 0 1\r\nMPY: soft reboot\r\nstart 1 5\r\nMPY: soft reboot\r\nstart 2 5\r\nTraceback" in printed
+        assert "ValueError: wrong" in printed
+        assert "done" not in printed
 
 
 def test_timers_run_beside_the_program_and_at_the_prompt(tmp_path: Path) -> None:
@@ -91,8 +114,6 @@ def test_storage_survives(tmp_path: Path) -> None:
 
 def test_radio(tmp_path: Path) -> None:
     """Scan, wrong password, no such network, joined; the link goes and comes back; statuses as documented."""
-    from lopower_hil.virtual_board import AccessPoint
-
     text = (
         "import network, socket, time\nw = network.WLAN(network.STA_IF)\nw.active(True)\n"
         "def until(status):\n"
@@ -191,6 +212,85 @@ def test_sockets(tmp_path: Path) -> None:
         datagrams.close()
 
 
+def test_tls_servers_and_timeouts(tmp_path: Path) -> None:
+    """requests over TLS, a server on the board, select.select, and dials that end in time while a timer runs."""
+    _, certificate = make_certificates(tmp_path, ("127.0.0.1",))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with context.wrap_socket(connection, server_side=True) as stream:
+            request = b""
+            while b"\r\n\r\n" not in request:
+                request += stream.recv(1000)
+            stream.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + b"y" * 50_000)
+
+    full = socket.create_server(("127.0.0.1", 0), backlog=0)  # what it does not accept is not answered
+    waiting = [socket.socket() for _ in range(3)]
+    for one in waiting:
+        one.setblocking(False)
+        one.connect_ex(full.getsockname())
+    with free_port() as closed:
+        pass
+    thread = threading.Thread(target=serve)
+    thread.start()
+    text = (
+        "import machine, network, requests, select, socket, time\nw = network.WLAN(network.STA_IF)\nw.active(True)\n"
+        "w.connect('virtual')\nwhile not w.isconnected(): time.sleep_ms(10)\n"
+        "timer = machine.Timer(0, period=20, callback=lambda t: None)\n"
+        f"response = requests.get('https://127.0.0.1:{server.getsockname()[1]}/')\n"
+        "print('tls', response.status_code, len(response.content))\n"
+        "def dial(port):\n    s = socket.socket()\n    s.settimeout(0.3)\n"
+        "    try: s.connect(('127.0.0.1', port))\n    except OSError as error: return error.errno\n"
+        f"print('closed', dial({closed}), 'silent', dial({full.getsockname()[1]}))\n"
+        "s = socket.socket()\ns.bind(('127.0.0.1', 0))\ns.listen(1)\n"
+        f"knock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.settimeout(0.2)\n"
+        "try: s.accept()\nexcept OSError as error: print('nobody', error.errno)\n"
+        "print(select.select([s], [], [], 0.1), len(select.select([], [knock], [], 0)[1]))\n"
+    )
+    try:
+        with virtual_board(tmp_path, program(text)) as board:
+            printed = board.wait_for("done")
+            assert "tls 200 50000" in printed
+            assert "closed 111 silent 110" in printed
+            assert "nobody 110\r\n([], [], []) 1" in printed
+    finally:
+        thread.join(10)
+        for one in (server, full, *waiting):
+            one.close()
+
+
+async def test_a_server_on_the_board(tmp_path: Path) -> None:
+    with free_port() as port:
+        pass
+    text = (
+        "import asyncio, network, time\nw = network.WLAN(network.STA_IF)\nw.active(True)\n"
+        "w.connect('virtual')\nwhile not w.isconnected(): time.sleep_ms(10)\n"
+        "async def main():\n    end = asyncio.Event()\n    async def handle(reader, writer):\n"
+        "        writer.write(b'hello ' + await reader.readline())\n        await writer.drain()\n"
+        "        writer.close()\n        await writer.wait_closed()\n        end.set()\n"
+        f"    await asyncio.start_server(handle, '127.0.0.1', {port})\n    print('listening')\n    await end.wait()\n"
+        "asyncio.run(main())\n"
+    )
+    with virtual_board(tmp_path, program(text)) as board:
+        await asyncio.to_thread(board.wait_for, "listening")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"there\n")
+        assert await reader.read() == b"hello there\n"
+        writer.close()
+        await asyncio.to_thread(board.wait_for, "done")
+
+
+@contextmanager
+def free_port() -> Iterator[int]:
+    """A port on which nobody listens once this is left."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        yield probe.getsockname()[1]
+
+
 @pytest.mark.parametrize("after", [1, 37, 4096, 5000, 9001, 20_000])
 def test_power_cut_while_a_program_writes(tmp_path: Path, after: int) -> None:
     """littlefs keeps its promise on this flash: what was closed before is whole, and the board boots."""
@@ -218,18 +318,39 @@ def test_power_cut_while_a_program_writes(tmp_path: Path, after: int) -> None:
         assert value == "0" or (len(value) % 500 == 0 and value == value[: len(value) // 500] * 500)
 
 
-def test_lopowers_own_package_runs(tmp_path: Path) -> None:
-    """The files that `lopower flash` writes, compiled for the board's chip; its kernels run as native code of this one."""
-    region = partitions.Region(0x200000, 0x200000)
-    files = {
-        **filesystem.device_files(chip_named("ESP32").architecture),
-        "main.py": b"import lopower\nfrom lopower import kernels\nprint('native', kernels.NATIVE)\nprint(lopower.status())\n",
-    }
-    assert region.size > sum(map(len, files.values()))
-    with virtual_board(tmp_path, files) as board:
-        printed = board.wait_for("{'state': ")
-        assert "native True" in printed
-        assert "lopower: /lopower.json" in printed  # it says what it lacks
+async def test_lopower_on_a_board(tmp_path: Path) -> None:
+    """The files that `lopower flash` writes, compiled for the board's chip: Wi-Fi, handshake, a page."""
+    (tmp_path / "proxy").mkdir()
+    text = (
+        "import lopower, requests, time\nfrom lopower import kernels\nprint('native', kernels.NATIVE)\n"
+        "print('waited', lopower.wait(30), lopower.status()['state'])\n"
+        "print(requests.get('http://10.90.0.1/').text)\nprint('first')\n"
+        "input()\ntime.sleep(0.5)\nprint(lopower.status()['state'])\n"
+        "while True:\n    try:\n        print(requests.get('http://10.90.0.1/').text)\n        break\n"
+        "    except OSError as error: print('failed', error)\n"
+    )
+    async with running_proxy(tmp_path / "proxy") as proxy:
+        proxy.enrol("sensor")
+        settings = device_settings(
+            proxy.configuration("sensor"), wifi=[{"ssid": "Home", "password": "right password", "priority": 1}]
+        )
+        files = {
+            **filesystem.device_files(chip_named("ESP32").architecture),
+            **program(text),
+            "lopower.json": json.dumps(settings).encode(),
+        }
+        points = [AccessPoint("Home", "right password")]
+        with virtual_board(tmp_path, files, access_points=points) as board:
+            printed = await asyncio.to_thread(board.wait_for, "first")
+            assert "native True" in printed
+            assert "waited True up" in printed
+            assert "sensor, connected" in printed
+            mark = len(board.serial_text())
+            board.radio(on=False)
+            _type(board, b"\r")
+            await asyncio.to_thread(board.wait_for, "Home is lost: its beacons are not heard", since=mark)
+            board.radio(on=True)
+            assert "sensor, connected" in await asyncio.to_thread(board.wait_for, "done", since=mark)
 
 
 def test_download_mode_by_button_and_by_program(tmp_path: Path) -> None:

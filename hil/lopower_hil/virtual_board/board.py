@@ -19,12 +19,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeVar
 
-from lopower_hil.virtual_board.firmware import MissingInterpreterError
+from lopower_hil.virtual_board import boot_check, firmware
 from lopower_hil.virtual_board.flash_memory import FlashMemory
 from lopower_hil.virtual_board.line import Line, PtyLine, Rfc2217Line
 from lopower_hil.virtual_board.machine import Machine, State
@@ -90,7 +92,7 @@ class Board:
 
     def __init__(self, config: BoardConfig) -> None:
         chip = chips.by_name(config.chip)
-        if chip is None:
+        if chip is None or chip.name not in boot_check.ROM_NAMES:
             raise BoardError(f"there is no virtual board with the chip {config.chip}")
         self.config = config
         self.chip = chip
@@ -115,46 +117,57 @@ class Board:
         """Make the port, and switch the power on. Raises BoardError."""
         if self._thread is not None:
             raise BoardError("the board has been started")
+        if firmware.site() is None:
+            raise BoardError("MicroPython is not installed: pip install 'lopower[hil]'")
+        with ExitStack() as stack:
+            try:
+                self._make(stack)
+            except (ValueError, OSError) as error:
+                raise BoardError(f"the board cannot be made: {error}") from None
+            self._parts = stack.pop_all()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"board {self.port}", daemon=True)
+        self._thread.start()
+        self.power_on()
+
+    def _make(self, stack: ExitStack) -> None:
+        """Everything that `stop` closes, in the reverse order."""
         config = self.config
-        self.config.directory.mkdir(parents=True, exist_ok=True)
-        self._wires = Wires()
-        try:
-            self._flash = FlashMemory(self.flash_file, config.flash_size, allowance=self._wires.spend)
-        except (ValueError, OSError) as error:
-            self._wires.close()
-            raise BoardError(f"the flash cannot be used: {error}") from None
+        config.directory.mkdir(parents=True, exist_ok=True)
+        self._wires = stack.enter_context(closing(Wires()))
+        flash = stack.enter_context(
+            closing(FlashMemory(self.flash_file, config.flash_size, allowance=self._wires.spend))
+        )
         self._wires.field.chip = self.chip.image_id
         self._wires.field.mac[:] = list(self.mac)
         self._wires.field.flash_size = config.flash_size
         self._wires.field.radio = 1
         self._wires.set_radio(describe(self._access_points, config.join_ms))
-        self._selector = selectors.DefaultSelector()
-        self._wake, self._woken = socket.socketpair()
-        self._wake.setblocking(False)
-        self._woken.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ, lambda _: self._woken.recv(4096))
+        selector = self._selector = stack.enter_context(closing(selectors.DefaultSelector()))
+        self._wake, woken = socket.socketpair()
+        for end in (self._wake, woken):
+            end.setblocking(False)
+            stack.enter_context(end)
+        selector.register(woken, selectors.EVENT_READ, lambda _: woken.recv(4096))
         self._machine = Machine(
             chip=self.chip,
             mac=self.mac,
-            flash=self._flash,
+            flash=flash,
             wires=self._wires,
             heap=config.heap,
             log=self.serial_log,
-            selector=self._selector,
+            selector=selector,
             reset_lines=UsbSerialJtag() if config.usb else AutoReset(),
             has_control_lines=config.rfc2217,
         )
-        self._line: Line
-        if config.rfc2217:
-            self._line = Rfc2217Line(self._machine, self._selector, port=config.tcp_port)
-        else:
-            self._line = PtyLine(self._machine, self._selector)
-        self._machine.line = self._line
-        self.port = self._line.url
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"board {self.port}", daemon=True)
-        self._thread.start()
-        self.power_on()
+        stack.enter_context(closing(self._machine))
+        line: Line = (
+            Rfc2217Line(self._machine, selector, port=config.tcp_port)
+            if config.rfc2217
+            else PtyLine(self._machine, selector)
+        )
+        self._machine.line = stack.enter_context(closing(line))
+        self.port = line.url
 
     def stop(self) -> None:
         """End the program and take the port away; again is harmless."""
@@ -164,8 +177,7 @@ class Board:
         self._interrupt()
         self._thread.join()
         self._thread = None
-        for part in (self._machine, self._line, self._selector, self._wake, self._woken, self._flash, self._wires):
-            part.close()
+        self._parts.close()
 
     @property
     def state(self) -> State:
@@ -266,10 +278,7 @@ class Board:
 
         self._calls.put(run)
         self._interrupt()
-        try:
-            return future.result(CALL_SECONDS)
-        except MissingInterpreterError:
-            raise BoardError("MicroPython is not installed: pip install 'lopower[hil]'") from None
+        return future.result(CALL_SECONDS)
 
     def _interrupt(self) -> None:
         try:
@@ -282,7 +291,7 @@ class Board:
             timer = self._machine.next_timer()
             wait = None if timer is None else max(0.0, timer - time.monotonic())
             for key, events in self._selector.select(wait):
-                self._guarded(lambda handle=key.data, events=events: handle(events))
+                self._guarded(partial(key.data, events))
             while not self._calls.empty():
                 self._calls.get()()
             self._guarded(lambda: self._machine.handle_timer(time.monotonic()))

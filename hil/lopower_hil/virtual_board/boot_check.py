@@ -18,13 +18,14 @@ _REASONS: Final = {
     ResetCause.WATCHDOG: (0x8, "TG1WDT_SYS_RESET"),
     ResetCause.DEEP_SLEEP: (0x5, "DEEPSLEEP_RESET"),
 }
-_ROM_DATES: Final = {
+ROM_NAMES: Final = {
     "ESP32": "ets Jul 29 2019 12:21:46",
     "ESP32-S2": "ESP-ROM:esp32s2-rc4-20191025",
     "ESP32-C3": "ESP-ROM:esp32c3-api1-20210207",
     "ESP32-S3": "ESP-ROM:esp32s3-20210327",
     "ESP32-C6": "ESP-ROM:esp32c6-20220919",
 }
+"""How each chip's ROM presents itself; the chips that a virtual board can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def banner(chip: Chip, cause: int, *, download: bool) -> bytes:
     """What the ROM prints after a reset."""
     number, reason = _REASONS[cause]
     boot = "0x3 (DOWNLOAD_BOOT(UART0/UART1/SDIO_REI_REO_V2))" if download else "0x13 (SPI_FAST_FLASH_BOOT)"
-    text = f"{_ROM_DATES[chip.name]}\r\n\r\nrst:{number:#x} ({reason}),boot:{boot}\r\n"
+    text = f"{ROM_NAMES[chip.name]}\r\n\r\nrst:{number:#x} ({reason}),boot:{boot}\r\n"
     return (text + ("waiting for download\r\n" if download else "")).encode()
 
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 from lopower.cli.errors import OK, USAGE, CommandError
 from lopower_hil.virtual_board import control
 from lopower_hil.virtual_board.board import DEFAULT_HEAP, AccessPoint, Board, BoardConfig, BoardError
+from lopower_hil.virtual_board.boot_check import ROM_NAMES
 
-CHIPS: Final = ("ESP32", "ESP32-S2", "ESP32-S3", "ESP32-C3", "ESP32-C6")
 _MEGABYTE: Final = 1 << 20
 
 
@@ -27,7 +27,7 @@ def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> 
         "--directory", type=Path, default=Path("virtual-board"), metavar="DIR",
         help="where flash.bin, serial.log and control.sock are kept (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--chip", choices=CHIPS, default="ESP32", help="default: %(default)s")
+    parser.add_argument("--chip", choices=tuple(ROM_NAMES), default="ESP32", help="default: %(default)s")
     parser.add_argument("--flash-size", type=int, default=4, metavar="MB", help="1, 2, 4, 8, 16 or 32; default: 4")
     parser.add_argument("--mac", type=_mac, help="default: one that belongs to the directory")
     parser.add_argument(

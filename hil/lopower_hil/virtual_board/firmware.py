@@ -23,16 +23,12 @@ _FRIENDLY_BANNER: Final = b'Type "help()"'
 _MAX_HELD: Final = 1 << 16
 
 
-class MissingInterpreterError(Exception):
-    """MicroPython's unix port is not installed."""
-
-
 class Firmware:
     """One run of the interpreter, from boot to soft reset.
 
     Attributes:
         channel: its standard input and output; readable when it has printed something.
-        requests: what the program asked of the board, in order: "reset", "sleep", "bootloader", "cut".
+        requests: what the program asked of the board, in order: "reset", "soft reset", "sleep", "bootloader", "cut".
         raw: whether it was in the raw REPL last.
     """
 
@@ -46,7 +42,7 @@ class Firmware:
         self.raw = raw
         self._wires = wires
         self._interrupted = False
-        self._output = _Output(swallow_banner=raw)
+        self._output = Output(swallow_banner=raw)
         wires.field.phase = Phase.LAUNCHING
         wires.field.raw = raw
         self.channel, theirs = socket.socketpair()
@@ -54,7 +50,7 @@ class Firmware:
         try:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
                 [
-                    sys.executable, "-I", "-S", str(_LAUNCHER), str(_site()), str(wires.descriptor), str(descriptor),
+                    sys.executable, "-I", "-S", str(_LAUNCHER), str(site()), str(wires.descriptor), str(descriptor),
                     str(heap), str(_SHIMS),
                 ],
                 stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=theirs.fileno(),
@@ -139,7 +135,7 @@ class Firmware:
         return bool(int(caught, 16) >> (signal.SIGINT - 1) & 1)
 
 
-class _Output:
+class Output:
     """Takes the shims' messages out of what is printed, and ends lines as a serial line has them."""
 
     def __init__(self, *, swallow_banner: bool) -> None:
@@ -203,9 +199,7 @@ class _Output:
         return bytes(out)
 
 
-def _site() -> Path:
-    """Where the interpreter is installed. Raises MissingInterpreterError."""
+def site() -> Path | None:
+    """Where MicroPython's unix port is installed; None: nowhere."""
     found = importlib.util.find_spec("micropython_run")
-    if found is None or found.origin is None:
-        raise MissingInterpreterError
-    return Path(found.origin).parent
+    return None if found is None or found.origin is None else Path(found.origin).parent

@@ -12,8 +12,8 @@ import signal
 import sys
 
 TICK = 0.02
-"""Seconds. A system call of MicroPython runs scheduled callbacks (timers) when a signal interrupts it, as the waiting REPL
-of the ESP32 port does by itself."""
+"""Seconds. A system call of MicroPython runs scheduled callbacks (timers) when a signal interrupts it; the REPL of the
+ESP32 port does so by itself."""
 
 PR_SET_PDEATHSIG = 1
 WIRES_SIZE = 1 << 16
@@ -22,6 +22,7 @@ WIRES_SIZE = 1 << 16
 def main() -> int:
     """MicroPython's exit code."""
     site, wires, flash, heap, shims = sys.argv[1:]
+    os.chdir(shims)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     sys.path.insert(0, site)
     from micropython_run import run_main
@@ -33,7 +34,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
-    code: int = run_main(["micropython", "-X", f"heapsize={heap}", "-i", os.path.join(shims, "_start.py")])
+    code: int = run_main(["micropython", "-X", f"heapsize={heap}", "-i", "_start.py"])
     return code
 
 

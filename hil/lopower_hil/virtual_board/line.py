@@ -79,7 +79,7 @@ class PtyLine:
 
     @property
     def congested(self) -> bool:
-        return bool(self._queue)
+        return self._queue.congested()
 
     def write(self, data: bytes) -> None:
         self._watched(selectors.EVENT_READ)
@@ -152,7 +152,7 @@ class Rfc2217Line:
 
     @property
     def congested(self) -> bool:
-        return bool(self._queue)
+        return self._queue.congested()
 
     def write(self, data: bytes) -> None:
         if self._connection is not None:
@@ -238,19 +238,28 @@ class _Queue:
         self._write = write
         self._data = bytearray()
         self._progress = 0.0
+        self._stalled = False
+
+    def congested(self) -> bool:
+        """Whether to wait for the host; not for one that has not read for long."""
+        if self._data and time.monotonic() - self._progress > STALLED_AFTER:
+            self._stalled = True
+            self._data.clear()
+        return bool(self._data)
 
     def __bool__(self) -> bool:
         return bool(self._data)
 
     def put(self, data: bytes) -> None:
         """Queue, and send what can be sent."""
-        now = time.monotonic()
-        if not self._data:
-            self._progress = now
-        elif now - self._progress > STALLED_AFTER or len(self._data) > MAX_QUEUED:
+        if not self._data and not self._stalled:
+            self._progress = time.monotonic()
+        elif len(self._data) > MAX_QUEUED:
             self._data.clear()
         self._data += data
         self.flush()
+        if self._stalled:
+            self._data.clear()
 
     def flush(self) -> None:
         try:
@@ -258,6 +267,7 @@ class _Queue:
                 sent = self._write(bytes(self._data[:_CHUNK]))
                 del self._data[:sent]
                 self._progress = time.monotonic()
+                self._stalled = False
         except BlockingIOError:
             pass
         except OSError:  # the host is gone; reading says so too

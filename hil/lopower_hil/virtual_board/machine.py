@@ -286,6 +286,8 @@ class Machine:
             self._begin(ResetCause.HARD, download=False)
         elif request == "bootloader":
             self._begin(ResetCause.HARD, download=True)
+        elif request == "soft reset" and self._firmware is not None:
+            self._soft_reset(self._firmware)
         elif request == "cut":
             self.power_off()
         elif request == "sleep":

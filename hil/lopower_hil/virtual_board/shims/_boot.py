@@ -44,7 +44,7 @@ def _mount():
 
 
 def _run(name, names):
-    """What is wrong with a program is printed, and the boot goes on. SystemExit resets softly."""
+    """What is wrong with a program is printed, and the boot goes on."""
     try:
         with open(name) as file:
             source = file.read()
@@ -53,6 +53,6 @@ def _run(name, names):
     try:
         exec(compile(source, name, "exec"), names)
     except SystemExit:
-        raise
+        _board.ask(b"soft reset")
     except BaseException as error:
         sys.print_exception(error)

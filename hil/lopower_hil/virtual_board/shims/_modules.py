@@ -6,6 +6,7 @@ import sys
 import board_esp32
 import board_machine
 import board_network
+import board_select
 import board_socket
 import board_sys
 import board_time
@@ -20,11 +21,13 @@ def install():
         ("network", board_network),
         ("esp32", board_esp32),
         ("socket", board_socket),
+        ("select", board_select),
         ("time", board_time),
         ("sys", board_sys.module),
     ):
         modules[name] = module
         modules["u" + name] = module
-    for name in ("board_machine", "board_network", "board_esp32", "board_socket", "board_sys", "board_time", "native"):
-        modules.pop(name, None)
+    for name in list(modules):
+        if name.startswith("board_") or name == "native":
+            del modules[name]
     builtins.__import__ = native.importer(builtins.__import__)

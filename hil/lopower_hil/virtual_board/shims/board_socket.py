@@ -13,6 +13,7 @@ import time as _time
 
 import _board
 from board_network import station
+from board_time import sleep_us
 
 AF_INET = 2
 AF_INET6 = 10
@@ -31,6 +32,7 @@ IP_ADD_MEMBERSHIP = _socket.IP_ADD_MEMBERSHIP
 IP_DROP_MEMBERSHIP = _socket.IP_DROP_MEMBERSHIP
 
 _EAI_FAIL = -202
+_EISCONN = 106  # the module errno does not have it
 _POLL = 3
 _CLOSE = 4
 _FILENO = 10
@@ -75,7 +77,7 @@ def _air(length):
     if wires.rate:
         wait += length * 1_000_000 // wires.rate
     if wait:
-        _time.sleep_us(wait)
+        sleep_us(wait)
     if wires.loss:
         return int.from_bytes(os.urandom(3), "little") * 1_000_000 >> 24 >= wires.loss
     return True
@@ -168,7 +170,7 @@ class socket(io.IOBase):
         try:
             self._socket.connect(raw)
         except OSError as error:  # what became of it
-            if error.errno != errno.EISCONN:
+            if error.errno != _EISCONN:
                 raise
 
     def send(self, data):

@@ -6,12 +6,20 @@ import _board
 
 sleep = _time.sleep
 sleep_ms = _time.sleep_ms
-sleep_us = _time.sleep_us
 ticks_ms = _time.ticks_ms
 ticks_us = _time.ticks_us
 ticks_cpu = _time.ticks_cpu
 ticks_add = _time.ticks_add
 ticks_diff = _time.ticks_diff
+
+
+def sleep_us(microseconds):
+    """The unix port's ends early when a timer interrupts it."""
+    end = ticks_add(ticks_us(), int(microseconds))
+    left = int(microseconds)
+    while left > 0:
+        _time.sleep_us(left)
+        left = ticks_diff(end, ticks_us())
 
 
 def time():
