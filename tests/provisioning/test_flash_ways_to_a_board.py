@@ -32,7 +32,8 @@ def tcp_port(path: str) -> Iterator[str]:
     def serve() -> None:
         client: socket.socket | None = None
         while True:
-            ready, _, _ = select.select([line, stop, listening, *([client] if client else [])], [], [])
+            watched: list[int | socket.socket] = [line, stop, listening, *([client] if client else [])]
+            ready, _, _ = select.select(watched, [], [])
             if stop in ready:
                 break
             if listening in ready:
