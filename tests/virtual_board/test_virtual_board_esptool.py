@@ -10,7 +10,7 @@ import pytest
 from lopower_provisioning import filesystem, images
 from tests.support import stock_images
 from tests.support.stock_images import Entry, stock_image
-from tests.support.virtual_boards import MB, chip_named, esptool, mpremote, tool, virtual_board
+from tests.support.virtual_boards import MB, chip_named, esptool, mpremote, virtual_board
 
 MAC = bytes.fromhex("240ac4123456")
 
@@ -106,17 +106,13 @@ def test_power_cut_while_esptool_writes(tmp_path: Path) -> None:
         assert digest.digest() == hashlib.sha256(content).digest()
 
 
-@pytest.mark.parametrize(
-    ("chip", "usb", "before"), [("ESP32", False, "default-reset"), ("ESP32-C3", True, "usb-reset")]
-)
-def test_control_lines_over_rfc2217(tmp_path: Path, chip: str, usb: bool, before: str) -> None:
-    """DTR and RTS lead a running board into download mode, and out of it; nothing else does."""
+def test_usb_reset_over_rfc2217(tmp_path: Path) -> None:
+    """The control lines of a chip's own USB port lead a running board into download mode, and out of it."""
     files = {"main.py": b"print('main runs')\n"}
-    with virtual_board(tmp_path, files, chip=chip, rfc2217=True, usb=usb) as board:
+    with virtual_board(tmp_path, files, chip="ESP32-C3", rfc2217=True, usb=True) as board:
         board.wait_for("main runs")
         began = len(board.serial_text())
-        port = f"{board.port}?ign_set_control"  # pyserial's client waits 50 ms for each answer otherwise
-        said = esptool_at(port, "--before", before, "--no-stub", "read-mac")
+        said = esptool(board, "--before", "usb-reset", "--no-stub", "read-mac")
         assert board.mac.hex(":") in said
         printed = board.wait_for("main runs", since=began)
         assert printed.index("waiting for download") < printed.index("main runs")
@@ -124,24 +120,21 @@ def test_control_lines_over_rfc2217(tmp_path: Path, chip: str, usb: bool, before
 
 
 def test_flashed_and_used_over_rfc2217(tmp_path: Path) -> None:
+    """The auto-reset circuit leads a running board into download mode, and out of it into what was flashed.
+
+    Without the stub, whose upload costs ten seconds more: pyserial's client waits for each change of a setting.
+    """
     chip = chip_named("ESP32")
-    image = stock_image(chip, size=30_000)
-    region = images.parse(image).filesystem(4 * MB)
-    (tmp_path / "image.bin").write_bytes(image)
-    (tmp_path / "files.bin").write_bytes(filesystem.littlefs({"main.py": b"print('flashed')\n"}, region.size))
-    with virtual_board(tmp_path, rfc2217=True) as board:
-        esptool_at(
-            f"{board.port}?ign_set_control", "write-flash", "0x1000", str(tmp_path / "image.bin"),
-            hex(region.offset), str(tmp_path / "files.bin"),
-        )  # fmt: skip
-        board.wait_for("flashed")
-        assert mpremote(board, "exec", "print(6 * 7)").strip() == "42"
-        (tmp_path / "sent.py").write_bytes(b"# \xe2\x82\xac\r\n\xff\xc0")
-        mpremote(board, "fs", "cp", str(tmp_path / "sent.py"), ":sent.py", "+", "fs", "cp", ":sent.py",
-                 str(tmp_path / "back.py"))  # fmt: skip
+    region = images.parse(stock_image(chip)).filesystem(4 * MB)
+    (tmp_path / "files.bin").write_bytes(filesystem.littlefs({"main.py": b"print('second')\n"}, region.size))
+    (tmp_path / "sent.py").write_bytes(b"# \xe2\x82\xac\r\n\xff\xc0")
+    with virtual_board(tmp_path, {"main.py": b"print('first')\n"}, rfc2217=True) as board:
+        board.wait_for("first")
+        esptool(board, "--no-stub", "write-flash", hex(region.offset), str(tmp_path / "files.bin"))
+        printed = board.wait_for("second")
+        assert printed.count("first") == 1
+        assert printed.index("first") < printed.index("waiting for download") < printed.index("second")
+        said = mpremote(board, "exec", "print(6 * 7)", "fs", "cp", str(tmp_path / "sent.py"), ":sent.py",
+                        "+", "fs", "cp", ":sent.py", str(tmp_path / "back.py"))  # fmt: skip
+        assert said.startswith("42")
         assert (tmp_path / "back.py").read_bytes() == (tmp_path / "sent.py").read_bytes()
-
-
-def esptool_at(port: str, *arguments: str) -> str:
-    """esptool at a port as it is written here."""
-    return tool("esptool", "--port", port, *arguments)
