@@ -73,7 +73,7 @@ class RunningBoard:
     def interrupt(self) -> None:
         """End what runs, and get the raw REPL; nothing is reset.
 
-        Raises FlashError if that does not succeed within INTERRUPT_SECONDS; BY_HAND_SECONDS where people reset the board.
+        Raises FlashError if that does not succeed within INTERRUPT_SECONDS (BY_HAND_SECONDS).
         """
         deadline = time.monotonic() + (INTERRUPT_SECONDS if has_reset_lines(self.port) else BY_HAND_SECONDS)
         seen = self._read_until(b">>> ", _START_SECONDS)  # boot.py, if it comes to an end by itself
