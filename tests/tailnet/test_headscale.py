@@ -126,7 +126,7 @@ def test_a_wrong_key_and_then_a_right_one(site: Site, tmp_path: Path) -> None:
     status = tailnet_of(daemon)
     assert (status["state"], status["advice"]) == (
         "needs-login",
-        "lopower login --auth-key-file FILE, with another key",
+        "lopower login for a URL, or lopower login --auth-key-file FILE with another key",
     )
     assert "hskey-auth-0" not in json.dumps(status) + daemon.log.read_text()
     daemon.lopower("login", "--auth-key-file", str(site.key_file))

@@ -25,8 +25,8 @@ from lopower.tailnet.driver import (
     IPAddress,
     TcpDial,
 )
-from lopower.tailnet.tsnet import find_program, has_identity
 from lopower.tailnet.tsnet_control import NodeConfig, SidecarError
+from lopower.tailnet.tsnet_places import find_program, has_identity
 from lopower.tailnet.tsnet_streams import FramedUdp
 from tests.support.tsnet_world import TsnetWorld, tsnet_world
 
@@ -274,7 +274,7 @@ NETWORK = "see that this host has a network"
             "set this host's",
         ),
         ("fetch control key: tls: x509: certificate signed by unknown authority", "have this host trust"),
-        ("invalid authkey", "lopower login --auth-key-file FILE"),
+        ("invalid authkey", "lopower login for a URL, or lopower login --auth-key-file FILE with another key"),
         ("weird: regen=true but server says NodeKeyExpired: nodekey:00", "remove the node at the control server"),
     ],
 )
