@@ -94,6 +94,7 @@ def test_routes_are_approved_by_policy(site: Site) -> None:
     check_route(site, VIA, f"[{via['address']}]")
     # Clients answer 4via6 names under ts.net alone.
     assert site.phone.dig(f"10-90-0-2-via-7.{DOMAIN}", "AAAA") == []
+    site.daemon.lopower("advertise", "--off")
     site.daemon.lopower("advertise")
     check_route(site, IPV4, "10.90.0.2")
     # headscale tells a node of its own routes when it connects anew; see the restart below.

@@ -121,8 +121,9 @@ def test_two_devices_are_two_nodes(exposed: RealTailnet, kitchen: Device) -> Non
 
 def advertise(tailnet: RealTailnet, *options: str) -> None:
     """Advertised and approved; the peers hear of it."""
+    tailnet.daemon.lopower("advertise", "--off")
     routes = [entry["route"] for entry in tailnet.daemon.json("advertise", *options)["routes"]]
-    assert "waits for approval" in tailnet.daemon.lopower("advertise", *options)
+    assert "waits for approval" in tailnet.daemon.lopower("advertise")
 
     def offered() -> bool:
         nodes = tailnet.control.do("nodes")["nodes"]
@@ -130,9 +131,7 @@ def advertise(tailnet: RealTailnet, *options: str) -> None:
 
     wait_until(offered, 10, f"{routes} are advertised")
     tailnet.control.do("approve", node="lopower", routes=routes)
-    wait_until(
-        lambda: "waits" not in tailnet.daemon.lopower("advertise", *options), 10, "the daemon knows of the approval"
-    )
+    wait_until(lambda: "waits" not in tailnet.daemon.lopower("advertise"), 10, "the daemon knows of the approval")
 
 
 def reached(node: TailscaleNode, host: str) -> None:
