@@ -11,8 +11,8 @@ import pytest
 
 from lopower.bridge.policy import Via
 from tests.support.proxy import running_proxy
+from tests.support.tailnet_proxy import driver_of, joined, until
 from tests.support.tailnet_world import TailnetWorld
-from tests.tailnet.test_tailnet_outbound import driver_of, joined, until
 
 # The first of them builds the test tailnet, which takes minutes where nothing of it is cached.
 pytestmark = [pytest.mark.xdist_group("tailnet"), pytest.mark.timeout(600)]

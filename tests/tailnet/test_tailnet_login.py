@@ -21,8 +21,8 @@ from lopower.daemon.exposing import Exposing
 from lopower.devices.exposures import Exposure
 from tests.support.control_plane import environment
 from tests.support.proxy import Proxy, free_udp_port, running_proxy
+from tests.support.tailnet_proxy import driver_of, joined, until
 from tests.support.tailnet_world import TailnetWorld
-from tests.tailnet.test_tailnet_outbound import driver_of, joined, until
 
 # The first of them builds the test tailnet, which takes minutes where nothing of it is cached.
 pytestmark = [pytest.mark.xdist_group("tailnet"), pytest.mark.timeout(600)]

@@ -17,9 +17,9 @@ from lopower.devices.advertising import Advertisement, Zone
 from lopower.devices.exposures import Exposure
 from tests.support.proxy import Proxy, running_proxy
 from tests.support.requirements import require_program
+from tests.support.tailnet_proxy import joined
 from tests.support.tailnet_world import TailnetWorld
 from tests.tailnet.test_tailnet_inbound import address_of, expose
-from tests.tailnet.test_tailnet_outbound import joined
 
 # The first of them builds the test tailnet, which takes minutes where nothing of it is cached.
 pytestmark = [pytest.mark.xdist_group("tailnet"), pytest.mark.timeout(600)]

@@ -473,7 +473,7 @@ class TsnetDriver:
         texts: dict[str, tuple[str, str | None]] = {
             "needs-login": (
                 f"not logged in to the tailnet{because}",
-                f"open {printable(node.login_url)}" if node.login_url else _LOGIN_ADVICE[bool(error)],
+                f"open {printable(node.login_url)}" if node.login_url else _remedy(error) or _LOGIN_ADVICE[bool(error)],
             ),
             "needs-approval": (
                 "waits for an admin of the tailnet to approve this node",
@@ -483,10 +483,33 @@ class TsnetDriver:
             "stopped": (f"the node is not in the tailnet{because}", "lopower login"),
             "failed": (f"the node could not be started{because}", "lopower login, after the reason is gone"),
         }
-        refused = "authkey" in error.lower()
-        joining = (f"joining the tailnet{because}", _LOGIN_ADVICE[True] if refused else None)
-        detail, advice = texts.get(node.state, joining)
+        detail, advice = texts.get(node.state, (f"joining the tailnet{because}", _remedy(error)))
         return node.state, detail, advice
+
+
+# What the library and control servers say when a node does not get in, and what helps; the first that fits.
+_REMEDIES: Final = (
+    (
+        "certificate has expired or is not yet valid",
+        "set this host's clock, by which the control server's certificate is out of date; it is tried again by itself",
+    ),
+    (
+        "certificate",
+        "have this host trust the control server's certificate (SSL_CERT_FILE names other authorities than the "
+        "system's), or correct --control-url",
+    ),
+    ("NodeKeyExpired", "remove the node at the control server, which takes no new key of it; then: lopower login"),
+    *((sign, _LOGIN_ADVICE[True]) for sign in ("authkey", "auth key", "AuthKey")),
+    *(
+        (sign, "see that this host has a network and that --control-url is right; it is tried again by itself")
+        for sign in ("fetch control key", "dial tcp", "network is down")
+    ),
+)
+
+
+def _remedy(error: str) -> str | None:
+    """What helps against an error of logging in; None if we do not know it."""
+    return next((remedy for sign, remedy in _REMEDIES if sign in error), None)
 
 
 def _login_url(node: NodeStatus | None, state: str) -> str | None:
