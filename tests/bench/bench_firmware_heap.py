@@ -5,7 +5,7 @@
 Measured on MicroPython's WebAssembly build (npm's `@micropython/micropython-webassembly-pyscript`, fetched into
 build/), which has an ESP32's words, 31-bit small integers and blocks of 16 bytes. Native code cannot be loaded there, and
 on an ESP32 lies outside this heap: in its place the plain kernels are loaded before the measurement begins, under
-names of their own, and `kernels_native` has functions that call them, about as large as the objects of native ones.
+names of their own, and `kernels` has functions that call them, about as large as the objects of native ones.
 The package is the set for `none` otherwise. Modules `socket`, `select`, `network`, `machine` and `_thread`, which an
 ESP32 has in its image, stand in, loaded before too. The proxy is a peer and a stack of the same package; it is gone
 before the heap is read.
@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.support.micropython import FIRMWARE, built
+from tests.support.micropython import FIRMWARE, built, names, renamed
 
 ROOT = FIRMWARE.parent
 PACKAGE = "@micropython/micropython-webassembly-pyscript@1.27.0"
@@ -185,16 +185,17 @@ def _hidden(source: str) -> str:
     return ast.unparse(tree) + "\nzz_all = (" + ", ".join(table) + ")\n"
 
 
-def _kernels() -> tuple[str, str]:
-    """(the plain kernels, hidden; what stands for `kernels_native`)."""
+def _kernels(replacements: dict[str, str]) -> tuple[str, str]:
+    """(the plain kernels, hidden; what stands for the native ones)."""
     source = (FIRMWARE / "lopower_device" / "kernels_plain.py").read_text()
     stands = ["import zz_kernels", "z = zz_kernels.zz_all"]
     number = 0
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef):
             if not node.name.startswith("_"):
+                name = replacements.get(node.name, node.name)
                 arguments = ", ".join("abcdef"[: len(node.args.args)])
-                stands.append(f"def {node.name}({arguments}): return z[{number}]({arguments})")
+                stands.append(f"def {name}({arguments}): return z[{number}]({arguments})")
             number += 1
     return _hidden(source), "\n".join(stands)
 
@@ -212,10 +213,10 @@ def _compiled(source: str, name: str) -> bytes:
 
 def _files() -> dict[str, bytes]:
     files = {f"/set/lopower/{path.name}": path.read_bytes() for path in (built("none") / "lopower").glob("*.mpy")}
-    plain, native = _kernels()
+    replacements = names()
+    plain, native = _kernels(replacements)
     files["/set/zz_kernels.mpy"] = _compiled(plain, "zz_kernels")
-    del files["/set/lopower/kernels_plain.mpy"]
-    files["/set/lopower/kernels_native.mpy"] = _compiled(native, "kernels_native")
+    files["/set/lopower/kernels.mpy"] = _compiled(native, "kernels")
     files |= {name.replace(".py", ".mpy"): _compiled(text, Path(name).stem) for name, text in STAND_INS.items()}
     proxy = {
         "public_key": _text(_public(b"\1" * 32)), "addresses": ["10.90.0.2", "fd7a:115c:a1e0:9909::2"],
@@ -257,7 +258,7 @@ def run(steps: list[tuple[str, str]]) -> dict[str, int]:
     task = {
         "module": str(_module()),
         "files": {path: base64.b64encode(content).decode() for path, content in _files().items()},
-        "steps": [{"name": name, "code": code} for name, code in steps],
+        "steps": [{"name": name, "code": renamed(code)} for name, code in steps],
     }
     done = subprocess.run(
         ["node", str(RUNNER)], input=json.dumps(task), capture_output=True, text=True, check=False, timeout=200

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lopower.devices.keys import generate_private_key, public_key_of
-from tests.support.micropython import built, interpreter, prelude
+from tests.support.micropython import built, interpreter, prelude, renamed
 from tests.support.netns import World, network_world
 from tests.support.requirements import require_module
 from tests.support.wireguard_go import WireguardGo, wireguard_go
@@ -113,7 +113,7 @@ class Setting:
     def start(self, program: str) -> subprocess.Popen[str]:
         """MicroPython in the device's namespace."""
         path = self.directory / "program.py"
-        path.write_text(prelude(built("x64")) + START + program)
+        path.write_text(prelude(built("x64")) + renamed(START + program))
         return self.world.start(
             self.world.device,
             *interpreter(),
