@@ -136,15 +136,18 @@ def renaming(sources: dict[str, str]) -> dict[str, str]:
                 unique.update(value.value for value in node.args[1:2] if isinstance(value, ast.Constant))
     together: dict[str, set[str]] = defaultdict(set)
     spaces = list(_namespaces(modules))
-    in_module: set[str] = set()
+    beside: dict[str, set[str]] = defaultdict(set)  # a global must not hide a builtin that its module uses
     for tree in modules.values():
-        in_module |= _globals(tree)
+        mentioned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        for name in _globals(tree):
+            beside[name] |= mentioned
     for space in spaces:
         names = {name for name in space if name not in kept and not name.startswith("__")}
         for name in names:
             together[name] |= names
     arguments = _arguments(used)
-    free = [name for name in ROM if name not in used and name not in arguments]
+    attributes = _used(sources, builtins_too=False)
+    free = [name for name in ROM if name not in attributes and name not in arguments]
     replacements: dict[str, str] = {}
     for name in sorted(together, key=lambda name: (name not in unique, -len(together[name]), name)):
         neighbours = set(together) if name in unique else together[name] | (unique & set(together))
@@ -153,7 +156,7 @@ def renaming(sources: dict[str, str]) -> dict[str, str]:
         replacements[name] = next(
             candidate
             for candidate in supply
-            if candidate not in taken and not (name in in_module and candidate in dir(builtins))
+            if candidate not in taken and candidate not in beside[name]
         )
     return replacements
 
@@ -326,14 +329,14 @@ class Renamer(ast.NodeTransformer):
     visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _comprehension  # noqa: N815
 
 
-def _used(sources: dict[str, str]) -> set[str]:
+def _used(sources: dict[str, str], *, builtins_too: bool = True) -> set[str]:
     """All names of attributes, variables and functions, whosoever they are."""
     found = set()
     for source in sources.values():
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Attribute):
                 found.add(node.attr)
-            elif isinstance(node, ast.Name):
+            elif isinstance(node, ast.Name) and (builtins_too or not hasattr(builtins, node.id)):
                 found.add(node.id)
             elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 found.add(node.name)
