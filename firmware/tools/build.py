@@ -61,7 +61,7 @@ def build(architecture: str, output: Path, version: int = 1) -> dict[str, object
         for name, text in sources.items():
             source = Path(scratch) / f"{name}.py"
             source.write_text(text)
-            compile_module(source, directory / f"{name}.mpy", architecture, source.name)
+            compile_module(source, directory / f"{name}.mpy", architecture, name)
     files = {
         str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.glob("*.mpy"))

@@ -58,6 +58,7 @@ class socket(io.IOBase):
     def write(self, buffer, length):
         if far: far(bytes(buffer[:length]))
     def close(self): pass
+    bind = listen = accept = send = sendall = sendto = recvfrom = setsockopt = makefile = fileno = close
 ''',
     "/lib/select.py": '''
 import socket
@@ -78,6 +79,7 @@ class WLAN:
     def connect(self, *_): pass
     def isconnected(self): return True
     def status(self): return 1010
+    ifconfig = disconnect
 ''',
     "/lib/machine.py": '''
 class Timer:
