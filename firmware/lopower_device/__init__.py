@@ -164,7 +164,7 @@ def _wake():
         import machine
 
         rtc = machine.RTC()
-        if rtc.memory()[-4:] == b"lpw1":
+        if rtc.memory()[-4:-1] == b"lpw":
             _once("sleep").wake(_running, rtc, machine.reset_cause() == machine.DEEPSLEEP_RESET)
     except (ImportError, AttributeError):
         pass  # a port without

@@ -182,12 +182,14 @@ class Peer:
         self._initiation_sent = None
         self.connect(now)
 
-    def resume(self, session, now):
-        """The static keys are known already, and perhaps a session: from before a deep sleep."""
+    def resume(self, public_key, static_static, session, now):
+        """Go on after a deep sleep with what `Static.prepare` had computed then, and with the session, if it lives."""
         self._job = self._completed = None
-        if session is not None:
+        self.static.restore(public_key, static_static)
+        if session is not None and session.is_alive(now):
             self.current = session
             self._established(now)
+            self._flush(now)
 
     # --- handshakes
 

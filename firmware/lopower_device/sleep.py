@@ -17,7 +17,7 @@ from .tunnel import clock
 _FORMAT = "<BBBB16sHQIQQQ32s32s32s32s16s12s"
 # flags, proxy, endpoint, length of the address, address, port, time, age, last stamp, reserved, time of SNTP, our public
 # key, DH of the static keys, sending key, receiving key, `words`, greatest counter received
-_MAGIC = b"lpw1"
+_MAGIC, _ERASED = b"lpw1", b"lpw0"
 _SESSION, _INITIATOR = 1, 2
 SIZE = struct.calcsize(_FORMAT) + 16 + len(_MAGIC)
 
@@ -26,8 +26,10 @@ def take(tunnel):
     """The record of a tunnel, or None before its keys are prepared. The tunnel has no session afterwards."""
     tunnel.lock.acquire()
     try:
-        peer = tunnel.peer
-        session, now = peer.current, clock()
+        peer, now = tunnel.peer, clock()
+        if tunnel.remembered is not None:  # there was no network since the last sleep
+            tunnel.recall(now)
+        session = peer.current
         peer.previous = peer.current = peer.next = None
     finally:
         tunnel.lock.release()
@@ -59,12 +61,14 @@ def wake(tunnel, rtc, is_wake):
     `is_wake`: whether the clock has run on since, which it has not after a reset.
     """
     content = rtc.memory()
-    if len(content) < SIZE or content[-len(_MAGIC) :] != _MAGIC:
+    if len(content) < SIZE:
         return False
     rest, content = content[:-SIZE], content[-SIZE:]
-    rtc.memory(rest + bytes(SIZE))  # a shorter content alone would leave the keys where they are
+    # A shorter content alone would leave the keys where they are; and a reset here must not leave a record of zeros
+    # that passes for the program's content
+    rtc.memory(rest + bytes(SIZE - len(_ERASED)) + _ERASED)
     rtc.memory(rest)
-    if rtc.memory() != rest or not is_wake:
+    if rtc.memory() != rest or not is_wake or content[-len(_MAGIC) :] != _MAGIC:
         return False
     return _resume(tunnel, content)
 
@@ -76,27 +80,23 @@ def _resume(tunnel, content):
     if fields[1] >= len(tunnel.settings.proxies):
         return False
     tunnel.use(fields[1], fields[2])
-    peer = tunnel.peer
-    static = peer.static
+    static = tunnel.peer.static
     if digest != _digest(content, static):  # damaged, or of other keys: the settings have changed
         tunnel.use(0, 0)
         return False
-    static.restore(fields[11], fields[12])
     tunnel.stamps.restore(fields[8], fields[9])
-    peer.resume(None, clock())
-    if fields[3]:
-        tunnel.remembered = addresses.format(fields[4][: fields[3]])
+    address = addresses.format(fields[4][: fields[3]]) if fields[3] else None
+    session = None
     elapsed = int(time.time()) - fields[6]
-    if elapsed < 0:
-        return False
-    tunnel.synchronized = fields[10] or None
-    if not fields[0] & _SESSION or elapsed >= REJECT_AFTER_TIME // 1000:
-        return False
-    # Full seconds on both sides, and the RTC's oscillator, which is off by 5 percent at most
-    age = fields[7] + (elapsed + 1) * 1000 + elapsed * 50
-    if age < REJECT_AFTER_TIME:
-        peer.resume(_session(fields, ticks.add(clock(), -age)), clock())
-    return age < REJECT_AFTER_TIME
+    if elapsed >= 0:
+        tunnel.synchronized = fields[10] or None
+        if fields[0] & _SESSION and elapsed < REJECT_AFTER_TIME // 1000:
+            # Full seconds on both sides, and the RTC's oscillator, which is off by 5 percent at most
+            age = fields[7] + (elapsed + 1) * 1000 + elapsed * 50
+            if age < REJECT_AFTER_TIME:
+                session = _session(fields, ticks.add(clock(), -age))
+    tunnel.remembered = address, fields[11], fields[12], session
+    return session is not None
 
 
 def _session(fields, created):

@@ -235,9 +235,9 @@ class Tunnel:
         if self._retry_at is not None and ticks.diff(now, self._retry_at) < 0:
             return
         host, port = self.proxy.endpoints[self._endpoint_number]
-        remembered, self.remembered = self.remembered, None
+        address = self.remembered[0] if self.remembered is not None else None
         try:
-            found = self._sockets.getaddrinfo(remembered or host, port, 0, self._sockets.SOCK_DGRAM)[0]
+            found = self._sockets.getaddrinfo(address or host, port, 0, self._sockets.SOCK_DGRAM)[0]
             outer = self._sockets.socket(found[0], self._sockets.SOCK_DGRAM)
             outer.setblocking(False)
             outer.connect(found[-1])
@@ -252,8 +252,14 @@ class Tunnel:
         self.endpoint, self.remote = (host, port), found[-1]
         self.generation += 1
         self._poller = self.poller()
-        if remembered is None or not self.peer.has_session(now):
+        if self.remembered is None or not self.recall(now):
             self.peer.restart(now)
+
+    def recall(self, now):
+        """Go on as before a deep sleep, now that there is a network; whether there is still a session."""
+        keys, self.remembered = self.remembered[1:], None
+        self.peer.resume(*keys, now)
+        return self.peer.has_session(now)
 
     def _next_endpoint(self, now):
         """Nobody answers: the next endpoint, or the next proxy; names are resolved again on the way."""
