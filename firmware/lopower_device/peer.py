@@ -252,6 +252,7 @@ class Peer:
         self.counters["responses_received"] += 1
         self.counters["handshakes_completed"] += 1
         self.round_trip = round_trip
+        self.last_received = now
         self._initiating = None
         if self.next is not None:
             self.previous, self.next = self.next, None

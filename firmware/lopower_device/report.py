@@ -10,7 +10,7 @@ def report(tunnel, problem):
     """A dictionary. `state` is "up", or says in words what is missing; `cause` says it in one or two, and is None if up.
 
     The causes: "not started", "settings", those of Wi-Fi ("no access point", "wrong password", "no lease", "refused",
-    "connecting"), "flash", "name", "no network", "keys", "handshake" (under way), "nobody listens", "captive portal",
+    "connecting"), "flash", "name", "no network", "keys", "handshake" (under way), "idle", "nobody listens", "captive portal",
     "preshared key", "lost" (it has answered before) and "silent".
     """
     if tunnel is None:
@@ -62,6 +62,8 @@ def _state(tunnel, now):
     if error is not None:
         return "nobody listens", "nobody listens at %s:%d: %s" % (host, port, error)
     sent = peer.counters["initiations_sent"] - peer.answered
+    if not sent and peer.last_received is not None:
+        return "idle", "the session has ended, and nothing was sent since"
     if sent < 2:
         return "handshake", "handshake under way with %s:%d" % (host, port)
     return _silence(tunnel, now, "%s:%d" % (host, port), sent)

@@ -83,7 +83,7 @@ def kinds(datagrams):
 
 
 def test_a_wake_needs_no_handshake(tmp_path: Path) -> None:
-    """Nor a name's resolution nor a write to flash, while the session lives; afterwards a handshake, and no repetition."""
+    """Nor a name's resolution nor a write to flash, while the session lives; afterwards a handshake."""
     output = run_micropython(
         LIFE
         + """

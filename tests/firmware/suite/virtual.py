@@ -1,7 +1,7 @@
 """A board around MicroPython's unix port: time that is told to pass, and `machine`. Imported before the package.
 
-What it does is what the ESP32's port does: ports/esp32/machine_rtc.c (a memory of 2,048 bytes of which a shorter content
-leaves the rest), modmachine.c (reset causes), machine_timer.c.
+What it does is what the ESP32's port does: ports/esp32/machine_rtc.c (a memory of 2,048 bytes, of which a shorter
+content leaves the rest), modmachine.c (reset causes), machine_timer.c.
 """
 
 import sys

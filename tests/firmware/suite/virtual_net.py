@@ -114,6 +114,7 @@ class WLAN:
         if flag is None:
             return self.is_active
         self.is_active = flag
+        return None
 
     def config(self, *names, **values):
         if names:
@@ -121,6 +122,7 @@ class WLAN:
         for name, value in values.items():
             assert name == "reconnects", name
             self.limit = value + 1 if value >= 0 else 0
+        return None
 
     def ifconfig(self, told=None):
         if told is None:
@@ -133,6 +135,7 @@ class WLAN:
         else:
             assert len(told) == 4
             self.fixed = told
+        return None
 
     def connect(self, ssid, key=None):
         if not self.is_active:
