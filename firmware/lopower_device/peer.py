@@ -31,7 +31,7 @@ COUNTERS = (
     "initiations_sent", "responses_received", "initiations_received", "responses_sent", "handshakes_completed",
     "cookie_replies_received", "malformed", "wrong_mac1", "unknown_index", "not_authentic", "replayed",
     "timestamp_not_newer", "rate_limited", "session_expired", "source_not_allowed", "malformed_packet",
-    "queue_dropped", "no_timestamp", "response_not_authentic",
+    "queue_dropped", "no_timestamp", "response_not_authentic", "no_memory",
 )  # fmt: skip
 
 
@@ -91,7 +91,10 @@ class Peer:
     def connect(self, now):
         """Start a handshake, unless one is under way or was less than five seconds ago."""
         self._is_wanted = True
-        if self._job is not None or self.static.static_static is None:
+        if self._job is not None:
+            return
+        if self.static.static_static is None:
+            self._start(self.static.prepare(), self._prepared)
             return
         if self._initiation_sent is not None and ticks.diff(now, self._initiation_sent) < REKEY_TIMEOUT:
             return
@@ -159,6 +162,10 @@ class Peer:
             completed = self._completed
             self._job = self._completed = None
             completed(stop.value, now)
+        except MemoryError:
+            self._job = self._completed = None
+            self._drop("no_memory")
+            self._set(RETRANSMIT, now, REKEY_TIMEOUT)
         return self._job is not None
 
     def handle_timers(self, now):

@@ -95,7 +95,13 @@ class Tunnel:
         self.synchronized = None
         self.time_due = clock() if settings.sntp else None
         self._query = None
-        self.counters = {"outer_errors": 0, "outer_oversized": 0, "endpoint_changes": 0, "longest_turn": 0}
+        self.counters = {
+            "outer_errors": 0,
+            "outer_oversized": 0,
+            "endpoint_changes": 0,
+            "no_memory": 0,
+            "longest_turn": 0,
+        }
         self._poller = None
         self._proxy_number = -1
         self._endpoint_number = 0
@@ -110,6 +116,8 @@ class Tunnel:
             return
         try:
             self.turn()
+        except MemoryError:
+            self.counters["no_memory"] += 1  # what was lost is sent again by whoever has sent it
         finally:
             self.lock.release()
 

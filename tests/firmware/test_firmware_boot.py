@@ -182,7 +182,7 @@ for _ in range(5):
 runs(lopower, 400)
 proxy.answers = True
 
-# One that does not import, one whose start raises: the other runs in the same boot; if neither does, words and the REPL.
+# One that does not import, one whose start raises: the other runs in the same boot; if neither does, words.
 for broken in ("__init__", "tunnel"):
     remove("lopower_a")
     install("lopower_a", 4, {"lopower/%s.mpy" % broken: b"of another version"})

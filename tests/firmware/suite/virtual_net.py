@@ -36,6 +36,12 @@ class Socket(io.IOBase):
     def setblocking(self, flag):
         pass
 
+    def bind(self, address):
+        pass
+
+    def listen(self, backlog):
+        pass
+
     def settimeout(self, seconds):
         pass
 
