@@ -8,6 +8,7 @@ underscore in `__init__` and `sockets`, names that Python or a module of MicroPy
 
 from __future__ import annotations
 
+import _thread
 import array
 import asyncio
 import ast
@@ -49,11 +50,11 @@ OPEN = ("__init__", "sockets")
 _OTHERS = set(
     "ticks_ms sleep_ms ipoll mem_free mem_alloc schedule Timer RTC WLAN STA_IF country hostname active disconnect "
     "isconnected status ifconfig init deinit reset period callback network machine urandom viper register gmtime pump "
-    "modules implementation usocket micropython deepsleep memory".split()
+    "modules implementation usocket micropython deepsleep memory reset_cause config ipconfig datetime".split()
 ).union(*(
     dir(thing)
     for thing in (
-        array.array, asyncio, builtins, bytes, bytearray, dict, errno, hashlib, hashlib.sha256(), int, io.IOBase, json,
+        _thread, _thread.allocate_lock(), array.array, asyncio, builtins, bytes, bytearray, dict, errno, hashlib, hashlib.sha256(), int, io.IOBase, json,
         list, memoryview, os, select, select.poll(), set, socket, socket.socket, str, sys, time, tuple, io.BytesIO,
     )
 ))  # fmt: skip
@@ -125,15 +126,21 @@ def renaming(sources: dict[str, str]) -> dict[str, str]:
         if name in modules:
             kept.update(found for found in _globals(modules[name]) if not found.startswith("_"))
     unique: set[str] = set()  # as arguments by keyword or asked for by name they could meet any other
+    keywords: set[str] = set()
+    parameters: set[str] = set()
     used = _used(sources)
     for name, tree in modules.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and name in OPEN:
                 kept.update(found for found in _bindings(node.body) if not found.startswith("_"))
             elif isinstance(node, ast.keyword) and node.arg:
-                unique.add(node.arg)
+                keywords.add(node.arg)
+            elif isinstance(node, ast.arg):
+                parameters.add(node.arg)
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _BY_NAME:
                 unique.update(value.value for value in node.args[1:2] if isinstance(value, ast.Constant))
+    unique |= keywords & parameters
+    kept |= keywords - parameters  # of functions that are not the package's
     together: dict[str, set[str]] = defaultdict(set)
     spaces = list(_namespaces(modules))
     beside: dict[str, set[str]] = defaultdict(set)  # a global must not hide a builtin that its module uses
@@ -169,12 +176,19 @@ def _arguments(used: set[str]) -> list[str]:
 class Renamer(ast.NodeTransformer):
     """Applies replacements. `inside`: to a module of the package, arguments and all; else to a program that uses it."""
 
-    def __init__(self, replacements: dict[str, str], tree: ast.Module, *, inside: bool, used: set[str]) -> None:
+    def __init__(self, replacements: dict[str, str], tree: ast.Module, *, inside: bool, sources: dict[str, str]) -> None:
         self._replacements = replacements
         self._inside = inside
         self._globals = _globals(tree) if inside else set()
         self._scopes: list[dict[str, str]] = []
-        self._arguments = _arguments(used)
+        self._arguments = _arguments(_used(sources))
+        self._by_keyword = {
+            argument.arg
+            for text in (sources.values() if not inside else ())
+            for function in ast.walk(ast.parse(text))
+            if isinstance(function, ast.FunctionDef)
+            for argument in function.args.kwonlyargs
+        }
         self._number = 0
 
     def _new(self, name: str) -> str:
@@ -200,7 +214,7 @@ class Renamer(ast.NodeTransformer):
 
     def visit_keyword(self, node: ast.keyword) -> ast.AST:
         self.generic_visit(node)
-        if node.arg:
+        if node.arg and (self._inside or node.arg in self._by_keyword):
             node.arg = self._new(node.arg)
         return node
 
@@ -347,11 +361,10 @@ def renamed(sources: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """(the package's sources with numbers for constants and other names, the replacements)."""
     sources = without_constants(sources)
     replacements = renaming(sources)
-    used = _used(sources)
     result = {}
     for name, source in sources.items():
         tree = ast.parse(source)
-        Renamer(replacements, tree, inside=True, used=used).visit(tree)
+        Renamer(replacements, tree, inside=True, sources=sources).visit(tree)
         result[name] = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
     return result, replacements
 
@@ -365,7 +378,7 @@ def without_constants(sources: dict[str, str]) -> dict[str, str]:
 def renamed_program(source: str, sources: dict[str, str], replacements: dict[str, str]) -> str:
     """A program that looks inside the package, as the tests do, with the names that a compiled package has."""
     tree = ast.parse(constants.folded(source, constants.constants(sources, open_modules=OPEN)))
-    Renamer(replacements, tree, inside=False, used=set()).visit(tree)
+    Renamer(replacements, tree, inside=False, sources=sources).visit(tree)
     return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
 
 

@@ -79,13 +79,19 @@ class WLAN:
     def connect(self, *_): pass
     def isconnected(self): return True
     def status(self): return 1010
-    ifconfig = disconnect
+    def config(self, *_, **__): pass
+    ifconfig = ipconfig = disconnect
 ''',
     "/lib/machine.py": '''
 class Timer:
     def __init__(self, number): pass
     def init(self, period=0, callback=None): self.callback = callback
     def deinit(self): pass
+class RTC:
+    def memory(self, *_): return b""
+def reset_cause(): return 0
+reset = deepsleep = reset_cause
+DEEPSLEEP_RESET = 4
 ''',
     "/lib/_thread.py": '''
 class lock:
