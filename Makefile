@@ -28,8 +28,9 @@ demo: setup               ## a daemon, virtual devices and real traffic on loopb
 bench-quick: $(STAMP)     ## CPU per GB and Mbit/s up and down, connects/s, against wireguard-go in the same run
 	$(BIN)/python -m tests.bench.bench_quick
 
-bench-firmware: $(STAMP)  ## the firmware's cryptography in instructions and milliseconds of a board, by emulation
+bench-firmware: $(STAMP)  ## the firmware's cryptography by emulation, and its heap with 32-bit objects
 	$(BIN)/python -m tests.bench.bench_firmware
+	$(BIN)/python -m tests.bench.bench_firmware_heap
 
 sidecar: $(STAMP)         ## the Go program that joins a tailnet; without Go everything else works
 	@if command -v go >/dev/null; then \

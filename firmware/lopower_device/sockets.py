@@ -142,13 +142,12 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
     """One socket. Its timeout: None blocks, 0 does not, else seconds."""
 
     def __init__(self, family=AF_INET, type=SOCK_STREAM, proto=0, fileno=None):
-        self._family, self._type, self._proto = family, type, proto
+        self._family, self._type = family, type
         self._timeout = None
         self._flow = None
         self._real = None
         self._bound = None
-        self._accepted = []
-        self._options = []
+        self._options = ()
         self._keepalive = False
         self._tunnel = tunnel
         self._poller = None
@@ -396,7 +395,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         if self._real is not None:
             self._real.setsockopt(level, option, value)
         else:
-            self._options.append((level, option, value))
+            self._options += ((level, option, value),)
 
     def shutdown(self, how):
         """SHUT_WR (1) and SHUT_RDWR (2): no more data from us."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import _thread
 import array
-import asyncio
 import ast
+import asyncio
 import builtins
 import errno
 import hashlib
@@ -25,6 +25,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -161,9 +162,7 @@ def renaming(sources: dict[str, str]) -> dict[str, str]:
         taken = {replacements.get(neighbour) for neighbour in neighbours}
         supply = [*free, *(f"n{number}" for number in range(1000))]
         replacements[name] = next(
-            candidate
-            for candidate in supply
-            if candidate not in taken and candidate not in beside[name]
+            candidate for candidate in supply if candidate not in taken and candidate not in beside[name]
         )
     return replacements
 
@@ -176,19 +175,15 @@ def _arguments(used: set[str]) -> list[str]:
 class Renamer(ast.NodeTransformer):
     """Applies replacements. `inside`: to a module of the package, arguments and all; else to a program that uses it."""
 
-    def __init__(self, replacements: dict[str, str], tree: ast.Module, *, inside: bool, sources: dict[str, str]) -> None:
+    def __init__(
+        self, replacements: dict[str, str], tree: ast.Module, *, inside: bool, sources: dict[str, str]
+    ) -> None:
         self._replacements = replacements
         self._inside = inside
         self._globals = _globals(tree) if inside else set()
         self._scopes: list[dict[str, str]] = []
-        self._arguments = _arguments(_used(sources))
-        self._by_keyword = {
-            argument.arg
-            for text in (sources.values() if not inside else ())
-            for function in ast.walk(ast.parse(text))
-            if isinstance(function, ast.FunctionDef)
-            for argument in function.args.kwonlyargs
-        }
+        self._arguments = _arguments(_used(sources)) if inside else []
+        self._by_keyword = _by_keyword(tuple(sources.items()))
         self._number = 0
 
     def _new(self, name: str) -> str:
@@ -369,19 +364,38 @@ def renamed(sources: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     return result, replacements
 
 
+@cache
+def _constants(sources: tuple[tuple[str, str], ...]) -> constants.Constants:
+    return constants.constants(dict(sources), open_modules=OPEN)
+
+
+@cache
+def _by_keyword(sources: tuple[tuple[str, str], ...]) -> frozenset[str]:
+    """Arguments that are given by keyword alone."""
+    return frozenset(
+        argument.arg
+        for _, text in sources
+        for function in ast.walk(ast.parse(text))
+        if isinstance(function, ast.FunctionDef)
+        for argument in function.args.kwonlyargs
+    )
+
+
 def without_constants(sources: dict[str, str]) -> dict[str, str]:
     """The package's sources with numbers for constants."""
-    known = constants.constants(sources, open_modules=OPEN)
+    known = _constants(tuple(sources.items()))
     return {name: constants.folded(source, known, name) for name, source in sources.items()}
 
 
 def renamed_program(source: str, sources: dict[str, str], replacements: dict[str, str]) -> str:
     """A program that looks inside the package, as the tests do, with the names that a compiled package has."""
-    tree = ast.parse(constants.folded(source, constants.constants(sources, open_modules=OPEN)))
+    tree = ast.parse(constants.folded(source, _constants(tuple(sources.items()))))
     Renamer(replacements, tree, inside=False, sources=sources).visit(tree)
     return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
 
 
 def renamed_kernels(source: str, replacements: dict[str, str]) -> str:
     """The native kernels: the names of their functions, which do not call each other."""
-    return re.sub(r"^def (\w+)", lambda found: "def " + replacements.get(found[1], found[1]), source, flags=re.MULTILINE)
+    return re.sub(
+        r"^def (\w+)", lambda found: "def " + replacements.get(found[1], found[1]), source, flags=re.MULTILINE
+    )

@@ -51,17 +51,20 @@ _directories: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @cache
+def _package() -> dict[str, str]:
+    return dict(firmware_module("tools/build.py").package())
+
+
+@cache
 def names() -> dict[str, str]:
     """What the names within the package became in a set of files."""
-    _, replacements = firmware_module("tools/names.py").renamed(firmware_module("tools/build.py").package())
+    _, replacements = firmware_module("tools/names.py").renamed(_package())
     return dict(replacements)
 
 
 def renamed(program: str) -> str:
     """A program that looks inside the package, for a compiled one."""
-    text: str = firmware_module("tools/names.py").renamed_program(
-        program, firmware_module("tools/build.py").package(), names()
-    )
+    text: str = firmware_module("tools/names.py").renamed_program(program, _package(), names())
     return text
 
 
