@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 SIDECAR := $(BIN)/lopower-sidecar
 
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
-  zbar-tools faketime curl iputils-ping zsh fish systemd
+  zbar-tools faketime curl mosquitto iputils-ping zsh fish systemd
 
 .PHONY: setup sidecar demo test lint types contracts check bench-quick bench-firmware clean
 .DEFAULT_GOAL := help
@@ -66,7 +66,8 @@ test-go:                  # the sidecar's own tests
 	  CGO_ENABLED=0 go vet -tags "$$tags" ./... && CGO_ENABLED=0 go test -tags "$$tags" ./...; \
 	fi
 
-test-programs:            # built once, so that no test waits for a compiler
+test-programs:            # built or fetched once, so that no test waits for a compiler or a package index
+	@$(BIN)/python -m tests.support.device_libraries
 	@if command -v go >/dev/null; then \
 	  echo "building the programs that tests talk to"; \
 	  $(BIN)/python -m tests.support.wireguard_go && $(BIN)/python -m tests.support.tailnet_world; \
