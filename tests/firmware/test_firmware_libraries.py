@@ -147,6 +147,7 @@ while not got:  # into the old connection until its end is noticed; then it conn
     time.sleep_ms(50)
     observer.check_msg()
 assert client.sock is not before
+assert number < 100, number
 print("done")
 """
 
