@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -297,7 +298,7 @@ print(abs(seconds - time.time()) < 60)
 async def test_the_calls_of_ntptime(tmp_path: Path) -> None:
     """`ntptime` is in no package index: a program with its calls."""
     async with _proxy(tmp_path) as proxy:
-        service = proxy.runtime.bridge.gateway.udp[123]
+        service: Any = proxy.runtime.bridge.gateway.udp[123]
         service._server._clock_state = lambda: ClockState(synchronized=True)
         assert await micropython(START + NTP, tmp_path) == "True\n"
 
