@@ -299,6 +299,37 @@ asyncio.run(main())
     process.wait(20)
 
 
+def test_rekey_and_roaming(setting: Setting) -> None:
+    """Sessions are renewed many times, and the device's own port changes, in the midst of one connection."""
+    output = setting.run(
+        """
+import lopower.peer
+lopower.peer.REKEY_AFTER_TIME, lopower.peer.REKEY_TIMEOUT = 300, 100
+tunnel = lopower._running
+link = socket.socket(socket.AF_INET)
+link.settimeout(10)
+link.connect(("10.9.0.1", 7))
+moves, number = 0, 0
+began = time.ticks_ms()
+while time.ticks_diff(time.ticks_ms(), began) < 3000:
+    line = b"line %d " % number * 100 + b"\\n"
+    number += 1
+    link.write(line)
+    assert link.readline() == line
+    time.sleep_ms(20)
+    if number % 40 == 0:  # another address translator, or another lease
+        tunnel.lock.acquire()
+        tunnel._close_outer()
+        tunnel.lock.release()
+        moves += 1
+counters = lopower.status()["counters"]
+assert "not_authentic" not in counters and "replayed" not in counters, counters
+print(moves >= 1, counters["handshakes_completed"] > 4)
+"""
+    )
+    assert output == "True True\n"
+
+
 @pytest.mark.parametrize("setting", [(True, False)], indirect=True, ids=["psk-ipv4"])
 def test_a_tls_server_on_the_device(setting: Setting) -> None:
     """MicroPython's `ssl` as a server, under asyncio, for curl with the authority's certificate and without it."""
