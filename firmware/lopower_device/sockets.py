@@ -245,15 +245,16 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
             self._send_datagram(data, self._flow.remote)
             return length
         sent = 0
-        self._pump()  # a program that only writes must learn of a reset, too
+        has_pumped = False
         while True:
             self._check()
             sent += self._locked(self._flow.write, data, offset + sent, length - sent)
-            if sent == length:
-                return sent
-            if self._timeout == 0:
-                return sent or None
+            if sent == length or self._timeout == 0:
+                if not has_pumped:
+                    self._pump()  # a program that only writes must learn of a reset, too
+                return sent or None if length else 0
             self._wait(self._can_send)
+            has_pumped = True
 
     def sendall(self, data):
         """Send all of it."""
