@@ -5,9 +5,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SIDECAR := $(BIN)/lopower-sidecar
+TAILNET := $(BIN)/lopower-test-tailnet
 
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
-  zbar-tools faketime curl iputils-ping zsh fish systemd
+  zbar-tools faketime curl mosquitto iputils-ping zsh fish systemd
 
 .PHONY: setup sidecar demo test lint types contracts check bench-quick bench-firmware clean
 .DEFAULT_GOAL := help
@@ -22,7 +23,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed -e '.[dev]'
 	@touch $@
 
-demo: setup               ## a daemon, virtual devices and real traffic on loopback; KEEP=1 leaves the daemon up
+demo: setup $(if $(shell command -v go),$(TAILNET))  ## a daemon, a tailnet and virtual devices on loopback; KEEP=1 leaves it up
 	@$(BIN)/python -m lopower_hil.demo $(if $(KEEP),--keep)
 
 bench-quick: $(STAMP)     ## CPU per GB and Mbit/s up and down, connects/s, against wireguard-go in the same run
@@ -43,12 +44,16 @@ $(SIDECAR): $(wildcard host/sidecar/*.go) host/sidecar/go.mod host/sidecar/build
 	@echo "building the sidecar; the first time takes some minutes"
 	sh host/sidecar/build.sh $@
 
+$(TAILNET): $(wildcard hil/tailnet_world/*.go) hil/tailnet_world/go.mod host/sidecar/build.sh | $(SIDECAR)
+	@echo "building the test tailnet"
+	sh host/sidecar/build.sh $@ hil/tailnet_world
+
 lint: $(STAMP)            ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)           ## mypy, strict
-	$(BIN)/mypy host hil provisioning tests
+	$(BIN)/mypy host hil provisioning tests hatch_build.py
 
 contracts: $(STAMP)       ## which package may import which
 	$(BIN)/lint-imports
@@ -67,10 +72,11 @@ test-go:                  # the sidecar's own tests
 	  CGO_ENABLED=0 go vet -tags "$$tags" ./... && CGO_ENABLED=0 go test -tags "$$tags" ./...; \
 	fi
 
-test-programs:            # built once, so that no test waits for a compiler
+test-programs:            # built or fetched once, so that no test waits for a compiler or a package index
+	@$(BIN)/python -m tests.support.device_libraries
 	@if command -v go >/dev/null; then \
 	  echo "building the programs that tests talk to"; \
-	  $(BIN)/python -m tests.support.wireguard_go && $(BIN)/python -m tests.support.tailnet_world; \
+	  $(BIN)/python -m tests.support.wireguard_go && $(MAKE) --no-print-directory $(TAILNET); \
 	fi
 
 test-packages:

@@ -165,7 +165,9 @@ def _wake():
 
         rtc = machine.RTC()
         if rtc.memory()[-4:-1] == b"lpw":
-            _once("sleep").wake(_running, rtc, machine.reset_cause() == machine.DEEPSLEEP_RESET)
+            is_wake = machine.reset_cause() == machine.DEEPSLEEP_RESET
+            # A set of files on trial is to show that it makes a handshake
+            _once("sleep").wake(_running, rtc, is_wake and _running.trial is None)
     except (ImportError, AttributeError):
         pass  # a port without
 

@@ -72,12 +72,12 @@ def _state(tunnel, now):
 def _silence(tunnel, now, name, sent):
     """Handshakes are not answered: what is known of why. WireGuard answers a stranger's key with nothing at all."""
     peer = tunnel.peer
-    if peer.counters["response_not_authentic"]:
-        return "preshared key", name + " answers, but with another preshared key than the one in the settings"
     if peer.last_received is not None:
         return "lost", "%s has not answered %d handshakes, but did %d s ago: it, or the network on the way, is down" % (
             name, sent, ticks.diff(now, peer.last_received) // 1000,
         )  # fmt: skip
+    if peer.counters["response_not_authentic"]:
+        return "preshared key", name + " answers, but with another preshared key than the one in the settings"
     gateway = getattr(tunnel.network, "gateway", None)
     if gateway is not None and tunnel.remote and not addresses.is_address(tunnel.endpoint[0]):
         from .sockets import _unpack

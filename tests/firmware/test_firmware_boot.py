@@ -171,10 +171,18 @@ def remove(path):
 
 remove("lopower_b")
 install("lopower_b", 3)
-lopower = boot()
+try:
+    lopower.deepsleep(1000)
+except Reset:
+    pass
+board.pass_time(1000)
+assert board.rtc_length > 0
+lopower = boot(4)  # a wake: but the session of the old set must not confirm the new one
+assert not lopower.status()["counters"] and board.rtc_length == 0
 assert directory(lopower) == "lopower_b"
 runs(lopower, 20)
 assert lopower.status()["state"] == "up", lopower.status()
+assert lopower.status()["counters"]["handshakes_completed"] == 1
 proxy.answers = False
 for _ in range(5):
     lopower = boot()

@@ -59,8 +59,10 @@ for number in range(60):
         gc.collect()
         print("free", gc.mem_free())
         micropython.mem_info()
-counters = lopower.status()["counters"]
-print("hour", echoed, flaps, roams, counters["handshakes_completed"], counters["endpoint_changes"], lopower.status()["cause"])
+status = lopower.status()
+counters = status["counters"]
+assert status["state"] == "up", status
+print("hour", echoed, flaps, roams, counters["handshakes_completed"], counters["endpoint_changes"])
 print(len(lopower._running.stack.udp), len(lopower._running.stack.connections))
 """
 
@@ -159,6 +161,12 @@ assert lopower.start("lopower.json", network=lambda: None, counter="count")
 assert lopower.wait(10), lopower.status()
 gc.collect()
 import socket
+links = []
+for _ in range(2):
+    link = socket.socket()
+    link.settimeout(5)
+    link.connect(("10.90.0.1", 7))
+    links.append(link)
 ballast = []
 size = 8192
 while size >= 512:
@@ -166,7 +174,7 @@ while size >= 512:
         ballast.append(bytearray(size))
     except MemoryError:
         size //= 2
-links, failed = [], None
+failed = None
 try:
     while True:
         link = socket.socket()
@@ -178,6 +186,7 @@ except OSError as error:
 except MemoryError:
     failed = "MemoryError"
 had = len(links)
+assert had >= 2
 for _ in range(20):  # the tunnel lives, also with what is left
     lopower.pump()
     time.sleep_ms(5)
@@ -193,7 +202,7 @@ again.settimeout(5)
 again.connect(("10.90.0.1", 7))
 again.write(b"and again")
 assert again.read(9) == b"and again"
-print(failed == errno.ENOMEM, failed, lopower.status()["counters"].get("no_memory", 0) > 0, had)
+print(failed == errno.ENOMEM, failed, had)
 """
 
 
@@ -201,9 +210,12 @@ async def test_the_heap_is_exhausted(tmp_path: Path) -> None:
     """That connection fails with ENOMEM; those that are open, and the tunnel, live on."""
 
     async def echo(reader, writer):  # type: ignore[no-untyped-def]
-        while data := await reader.read(4096):
-            writer.write(data)
-        writer.close()
+        try:
+            while data := await reader.read(4096):
+                writer.write(data)
+            writer.close()
+        except ConnectionError:
+            pass
 
     async with running_proxy(tmp_path) as proxy, tcp_server(echo) as port:
         proxy.enrol("sensor")

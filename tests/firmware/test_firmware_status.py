@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 from pathlib import Path
 from typing import Any
 
 from lopower.bridge.sntp import ClockState
 from tests.support.micropython import micropython, run_micropython, write_settings
-from tests.support.proxy import Proxy, running_proxy
+from tests.support.proxy import Proxy, free_udp_port, running_proxy
+from tests.support.requirements import require_root
 
 WORLD = """
 import virtual
@@ -323,4 +326,43 @@ async def test_the_clock_from_the_proxy(tmp_path: Path) -> None:
 
 
 def _server(proxy: Proxy) -> Any:
-    return proxy.runtime.bridge.gateway.udp[123]._server
+    service: Any = proxy.runtime.bridge.gateway.udp[123]
+    return service._server
+
+
+DIAGNOSE = """
+import lopower
+print(lopower.diagnose())
+import lopower.peer
+lopower.peer.REKEY_TIMEOUT, lopower.peer.REKEY_JITTER = 150, 5
+assert lopower.start("lopower.json", network=lambda: None, counter="count")
+assert not lopower.wait(1)
+assert lopower.status()["cause"] == "silent", lopower.status()
+print(lopower.diagnose())
+"""
+
+
+async def test_diagnose(tmp_path: Path) -> None:
+    """A proxy that does not know the key, and a portal that answers for everybody: told apart by what else answers."""
+    require_root()  # a portal answers at port 80
+
+    async def portal(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 302 Found\r\nLocation: http://login.portal.example/\r\n\r\n")
+        writer.close()
+
+    port = free_udp_port()
+    async with running_proxy(tmp_path, listen=f"0.0.0.0:{port}") as proxy:
+        proxy.enrol("sensor")
+        configuration = proxy.configuration("sensor")
+        server = await asyncio.start_server(portal, "127.0.0.77", 80)
+        async with server:
+            for address, expected in (
+                ("127.0.0.78", "its host answers. WireGuard"),
+                ("127.0.0.77", "a captive portal"),
+            ):
+                changes = {"private_key": base64.b64encode(bytes(range(32))).decode()}
+                write_settings(tmp_path, configuration, endpoints=[f"{address}:{port}"], sntp=False, **changes)
+                lines = (await micropython(DIAGNOSE, tmp_path)).splitlines()
+                assert lines[0] == "not started"
+                assert expected in lines[1]
