@@ -287,6 +287,19 @@ async def test_who_may_connect(world: World, who: dict[str, Any], permitted: boo
     assert world.bridge.flows.counters["inbound_not_permitted"] == (not permitted)
 
 
+@pytest.mark.parametrize(
+    ("port", "user", "permitted"),
+    [(80, "ada@example.org", True), (80, "eve@example.org", False), (22, "eve@example.org", True)],
+)
+async def test_who_may_connect_holds_for_routes_too(world: World, port: int, user: str, permitted: bool) -> None:
+    sources = parse_sources(["ada@example.org"])
+    exposure = Exposure(device_id=KITCHEN.id, kind="port", port=8080, target_port=80, sources=sources)
+    world.bridge.set_exposures([exposure], world.now())
+    device(world).listening.update({80, 22})
+    async with PeerFlow(world, port, destination="10.90.0.2", user=user) as flow:
+        assert await flow.answer() == (b"\x00" if permitted else b"\x01")
+
+
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 async def test_flows_end_when_they_are_not_permitted_any_more(world: World, transport: Transport) -> None:
     device(world).listening.add(80)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
-from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Container, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
 
 from lopower import __version__
 from lopower.cli import options
@@ -14,6 +16,8 @@ from lopower.cli.errors import FAILED, FORBIDDEN, INTERRUPTED, NOT_FOUND, NOT_RU
 
 if TYPE_CHECKING:
     from lopower.control.errors import ControlError
+
+Definition = Callable[[options.Parser, options.Parser], None]
 
 # Command, module in this package, help. A module is imported when its command is wanted: most need no other.
 _COMMANDS: Final = {
@@ -31,10 +35,21 @@ _COMMANDS: Final = {
     "doctor": "look for what keeps devices from working",
     "config": "the settings file",
     "completion": "print a script that completes commands in a shell",
+    "dial-stdio": "be the way to this host's daemon, for --daemon ssh://…",
 }
+# Commands of other packages, which this one does not import: what they need may not be installed, and what they are
+# licensed under does not concern the proxy. They register themselves as entry points of the group `lopower.commands`;
+# the extra is what pip brings them with.
+_ELSEWHERE: Final = {
+    "flash": ("turn a board into a device, in one go", "flash"),
+    "boards": ("boards that are attached", "flash"),
+    "virtual-board": ("a board without hardware, for esptool, mpremote and tests", "hil"),
+}
+_GROUP: Final = "lopower.commands"
+_WITHOUT_DAEMON: Final = frozenset({"up", "service", "config", "completion"})
 
 
-def build_parser(wanted: Container[str] = _COMMANDS) -> options.Parser:
+def build_parser(wanted: Container[str] = (*_COMMANDS, *_ELSEWHERE)) -> options.Parser:
     """The parser. Each command sets `run`, a function of the arguments that returns the exit code.
 
     Args:
@@ -49,12 +64,38 @@ def build_parser(wanted: Container[str] = _COMMANDS) -> options.Parser:
     )
     parser.add_argument("--version", action="version", version=f"lopower {__version__}")
     parser.set_defaults(run=None)
-    commands = parser.add_subparsers(metavar="COMMAND", parser_class=options.Parser)
-    for name, text in _COMMANDS.items():
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", parser_class=options.Parser)
+    for name, text in {**_COMMANDS, **{name: text for name, (text, _) in _ELSEWHERE.items()}}.items():
         command = commands.add_parser(name, parents=[common], allow_abbrev=False, help=text)
         if name in wanted:
-            importlib.import_module(f"lopower.cli.{name}").define(command, common)
+            _definition(name)(command, common)
     return parser
+
+
+def _definition(name: str) -> Definition:
+    """What defines a command's options."""
+    if name in _COMMANDS:
+        return cast(Definition, importlib.import_module(f"lopower.cli.{name.replace('-', '_')}").define)
+    from importlib.metadata import entry_points
+
+    extra = _ELSEWHERE[name][1]
+    for entry in entry_points(group=_GROUP, name=name):
+        try:
+            return cast(Definition, entry.load().define)
+        except ImportError as error:
+            return partial(_define_missing, name, extra, error.name or str(error))
+    return partial(_define_missing, name, extra, "")
+
+
+def _define_missing(name: str, extra: str, module: str, parser: options.Parser, common: options.Parser) -> None:
+    """A command that says how to install it."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        reason = f": there is no {module}" if module else ""
+        raise CommandError(f"`lopower {name}` is not installed{reason}", f"pip install 'lopower[{extra}]'")
+
+    # Its options are not known here, so none is complained of.
+    parser.parse_known_args = lambda *_: (argparse.Namespace(run=run), [])  # type: ignore[method-assign,assignment]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return USAGE
     try:
+        if arguments.command in _WITHOUT_DAEMON and getattr(arguments, "daemon", None):
+            raise CommandError(f"`lopower {arguments.command}` is about this host", "leave --daemon out", USAGE)
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
