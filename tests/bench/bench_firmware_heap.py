@@ -192,7 +192,7 @@ def _hidden(source: str) -> str:
         if isinstance(node, ast.FunctionDef):
             if node.name == "field_pack":
                 node.body = ast.parse(f"{names['data']}[:] = {POINT!r}").body
-            elif node.name.startswith(("field_", "conditional_")):
+            elif node.name.startswith("field_"):
                 node.body = [ast.Pass()]
             node.name = names[node.name]
         elif isinstance(node, ast.arg):
@@ -212,7 +212,7 @@ def _kernels(replacements: dict[str, str]) -> tuple[str, str]:
         if isinstance(node, ast.FunctionDef):
             if not node.name.startswith("_"):
                 name = replacements.get(node.name, node.name)
-                arguments = ", ".join("abcdef"[: len(node.args.args)])
+                arguments = ", ".join("abcdefghi"[: len(node.args.args)])
                 stands.append(f"def {name}({arguments}): return z[{number}]({arguments})")
             number += 1
     return _hidden(source), "\n".join(stands)
