@@ -9,7 +9,7 @@ from . import kernels as k
 from .crypto import words
 from .ip import ICMP, ICMPV6, START, TCP, UDP, Header
 from .ring import Ring
-from .tcp import ACK, CLOSED, FIN, NEVER, RST, SYN, SYN_SENT, TIME_WAIT, Connection
+from .tcp import ACK, CLOSED, FIN, RST, SYN, SYN_SENT, TIME_WAIT, Connection
 from .ticks import diff
 from .udp import Endpoint
 
@@ -123,18 +123,20 @@ class Stack:
         """Milliseconds until `handle_timers` has something to do."""
         least = 60_000
         for connection in self.connections:
-            for at in (connection.retransmit_at, connection.ack_at, connection.life_at, connection.keepalive_at):
-                if at != NEVER:
-                    least = min(least, diff(at, now))
+            least = min(least, connection.next_timer(now))
         return max(least, 0)
 
     def handle_timers(self, now):
-        """Do what is due."""
-        i = len(self.connections) - 1
-        while i >= 0:
-            if i < len(self.connections):
-                self.connections[i].handle_timers(now)
-            i -= 1
+        """Do what is due for one connection; whether there was one."""
+        for connection in self.connections:
+            if connection.next_timer(now) <= 0:
+                connection.handle_timers(now)
+                # It goes behind the others: not even one that is always due keeps them from their turn
+                if connection in self.connections:
+                    self.connections.remove(connection)
+                    self.connections.append(connection)
+                return True
+        return False
 
     # --- what connections ask
 

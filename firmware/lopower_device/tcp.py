@@ -27,6 +27,8 @@ TIME_WAIT_LIFE = 30_000
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 120_000, 15_000, 5
 MAX_GAPS = 4
 """Runs of out-of-order data that are kept; a sender that leaves more holes sends the rest again."""
+MAX_BURST = 4
+"""Segments sent at once: a peer with a small MSS must not make one turn long."""
 NEVER = -1
 
 
@@ -399,7 +401,9 @@ class Connection:
             elif self._acknowledge:
                 self._send(SYN | ACK if self.state == SYN_RECEIVED else ACK, 0, 0, now)
             return
-        while not (self._fin_sent and self._next > self.outgoing.length):
+        burst = MAX_BURST
+        while burst and not (self._fin_sent and self._next > self.outgoing.length):
+            burst -= 1
             unsent = self.outgoing.length - self._next
             n = min(unsent, self.mss, min(self._window, self._congestion) - self._next)
             if n < 0 or (n < unsent and n < self.mss and self._next):
@@ -423,6 +427,16 @@ class Connection:
             self.retransmit_at = ticks.add(now, self._rto)  # the window is closed: it becomes a probe
         if self._acknowledge:
             self._send(ACK, self._next, 0, now)
+        if not burst:
+            self.ack_at = now  # there may be more: in the next turn
+
+    def next_timer(self, now):
+        """Milliseconds until `handle_timers` has something to do."""
+        least = 60_000
+        for at in (self.retransmit_at, self.ack_at, self.life_at, self.keepalive_at):
+            if at != NEVER:
+                least = min(least, ticks.diff(at, now))
+        return least
 
     def handle_timers(self, now):
         """Do what is due."""
