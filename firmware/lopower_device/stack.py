@@ -10,7 +10,6 @@ from .crypto import words
 from .ip import ICMP, ICMPV6, START, TCP, UDP, Header
 from .ring import Ring
 from .tcp import ACK, CLOSED, FIN, RST, SYN, SYN_SENT, TIME_WAIT, Connection
-from .ticks import diff
 from .udp import Endpoint
 
 MAX_CONNECTIONS = 12

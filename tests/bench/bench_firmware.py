@@ -16,10 +16,12 @@ from tests.support.kernel_emulators import HEAP, Processor, processor
 from tests.support.micropython import FIRMWARE, built
 
 sys.path.insert(0, str(FIRMWARE))
-from lopower_device import crypto
+from lopower_device import crypto, tunnel
 
 CLOCKS = {"xtensawin": 240e6, "rv32imc": 160e6}
 CALL_SECONDS = 4e-6
+PACKET_SECONDS = 0.5e-3
+"""Assumed for what the interpreter does per full packet, with the stack: about 1,000 bytecodes."""
 PAYLOAD = 1424
 LADDER = 255
 
@@ -109,6 +111,18 @@ def initiator_handshake(machine: Processor) -> Cost:
     return x25519(machine).times(4) + blake2s_block(machine).times(75) + aead(machine, 32).times(3)
 
 
+def longest_turn(machine: Processor, architecture: str) -> tuple[float, float]:
+    """(seconds of the longest slice of X25519, of the longest turn).
+
+    A turn takes a datagram, and a connection's timers, until `tunnel.TURN` is over: the last one may begin a clock tick
+    later, and brings a full packet to which two are sent; then the timers of one connection send two.
+    """
+    slices = max(ladder(machine, crypto.STEPS), inversion(machine), key=lambda cost: cost.cycles)
+    received = opened(machine, PAYLOAD).seconds(architecture) + PACKET_SECONDS
+    sent = aead(machine, PAYLOAD).seconds(architecture) + PACKET_SECONDS
+    return slices.seconds(architecture), (tunnel.TURN + 1) / 1e3 + received + 4 * sent
+
+
 def report() -> list[str]:
     """Lines to print."""
     lines = []
@@ -117,6 +131,7 @@ def report() -> list[str]:
         sealed = aead(machine, PAYLOAD)
         product = x25519(machine)
         handshake = initiator_handshake(machine)
+        longest_slice, turn = longest_turn(machine, architecture)
         size = sum(path.stat().st_size for path in built(architecture).rglob("*") if path.is_file())
         lines += [
             f"{architecture} at {clock / 1e6:.0f} MHz",
@@ -129,6 +144,8 @@ def report() -> list[str]:
             f"  initiator's handshake {handshake.instructions:>11,} instructions {handshake.cycles:>11,} cycles"
             f"   {handshake.kernel_seconds(architecture) * 1e3:.0f} ms in kernels,"
             f" {handshake.seconds(architecture) * 1e3:.0f} with the calls",
+            f"  longest slice of X25519 {longest_slice * 1e3:.1f} ms, longest turn {turn * 1e3:.1f} ms by its bounds,"
+            f" with {PACKET_SECONDS * 1e3} ms of interpreter per packet",
             f"  one set of files      {size:>11,} bytes",
         ]
     return lines
