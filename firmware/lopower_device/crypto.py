@@ -1,4 +1,4 @@
-"""ChaCha20-Poly1305, XChaCha20-Poly1305, BLAKE2s and X25519, out of kernels.
+"""ChaCha20-Poly1305, BLAKE2s and X25519, out of kernels.
 
 Buffers that the native kernels get are aligned to 4 bytes, and have room up to the next 64 bytes behind what is
 encrypted. The arrays of this module are scratch that all calls share: they happen one after the other, under the
@@ -71,10 +71,10 @@ def hkdf(chaining_key, material, outputs):
     return results
 
 
-_work = words(92)
+work = words(92)
 _constants = array("I", b"expand 32-byte k")
 for _i in range(4):
-    _work[16 + _i] = _constants[_i]
+    work[16 + _i] = _constants[_i]
 HEADER = 16
 TAG = 16
 
@@ -95,8 +95,8 @@ class Cipher:
         Between them may lie what is to be authenticated only, a multiple of 16 bytes. The tag follows them. Needs room
         up to the next 64 bytes, and the tag's 16, behind.
         """
-        k.chacha20_xor(_work, 0, self._key, packet, HEADER + associated, length + 63 >> 6, 0)
-        k.poly1305(_work, 0, packet, length, associated, 1)
+        k.chacha20_xor(work, 0, self._key, packet, HEADER + associated, length + 63 >> 6, 0)
+        k.poly1305(work, 0, packet, length, associated, 1)
 
     def open(self, packet, length, associated=0):
         """Whether the `length` bytes of a data message are authentic; then they are decrypted in place.
@@ -104,10 +104,10 @@ class Cipher:
         Up to 15 bytes behind them, of the tag, are overwritten.
         """
         key = self._key
-        k.chacha20_xor(_work, 0, key, packet, HEADER, 0, 0)
-        if k.poly1305(_work, 0, packet, length, associated, 0):
+        k.chacha20_xor(work, 0, key, packet, HEADER, 0, 0)
+        if k.poly1305(work, 0, packet, length, associated, 0):
             return False
-        k.chacha20_xor(_work, 0, key, packet, HEADER + associated, length + 63 >> 6, 1)
+        k.chacha20_xor(work, 0, key, packet, HEADER + associated, length + 63 >> 6, 1)
         return True
 
     def seal_message(self, data, associated, nonce=_ZERO):
@@ -132,16 +132,6 @@ def _message(data, associated, nonce):
     packet[HEADER:at] = associated
     packet[at : at + len(data)] = data
     return packet, at
-
-
-def open_xchacha20(key, nonce, data, associated):
-    """XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha section 2): the plaintext, or None. `nonce` has 24 bytes."""
-    given = array("I", bytes(key) + bytes(nonce[:16]))
-    for i in range(12):
-        _work[20 + i] = given[i]
-    k.chacha20_xor(_work, 0, given, bytearray(64), 0, 1, -1)
-    mixed = bytes(memoryview(_work)[:16])  # what the 20 rounds leave, before the input is added, is HChaCha20
-    return Cipher(mixed[:16] + mixed[48:]).open_message(data, associated, nonce[16:])
 
 
 STEPS = 24

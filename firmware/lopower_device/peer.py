@@ -4,9 +4,9 @@ Time is `ticks`; packets lie in `rx` and `tx`, 16 bytes of header before the pla
 `transmit(buffer, length)`. `step` goes on with a handshake's computation, a slice at a time.
 """
 
+from . import _once, noise, ticks
 from . import kernels as k
-from . import noise, ticks
-from .crypto import blake2s, open_xchacha20
+from .crypto import blake2s
 from .keypair import LOCAL, Keypair
 
 REKEY_AFTER_TIME = 120_000
@@ -279,27 +279,13 @@ class Peer:
             self._drop("rate_limited")
             return
         self._response_allowed = ticks.add(now, RESPONSE_INTERVAL)
-        job = noise.consume_initiation(self.static, message)
-        self._start(job, lambda result, then: self._answer(message[4:8], result, then))
+        self._start(_once("respond").respond(self, message), self._responded)
 
-    def _answer(self, remote_index, result, now):
-        if result is None:
-            self._drop("not_authentic")
-            return
-        timestamp, state = result
-        if timestamp <= self._greatest_timestamp:
-            self._drop("timestamp_not_newer")
-            return
-        self._greatest_timestamp = timestamp
-        index = self._new_index()
-        job = noise.create_response(self.static, state, index, remote_index, self._entropy(32))
-        self._start(job, lambda made, then: self._send_response(index, remote_index, made, then))
-
-    def _send_response(self, index, remote_index, result, now):
+    def _responded(self, result, now):
         if result is None:
             return
-        message, sending, receiving = result
-        self.next = Keypair(sending, receiving, index, remote_index, False, now)
+        message, *keys = result
+        self.next = Keypair(*keys, False, now)
         self.counters["responses_sent"] += 1
         message = self._with_macs(message, now)
         self._set(FORGET, now, FORGET_KEYS)
@@ -310,7 +296,7 @@ class Peer:
         if mac1 is None:
             self._drop("unknown_index")
             return
-        cookie = open_xchacha20(self.static.cookie_key, message[8:32], message[32:64], mac1)
+        cookie = _once("cookie").open_cookie(self.static.cookie_key, message, mac1)
         if cookie is None:
             self._mac1 = mac1
             self._drop("not_authentic")
