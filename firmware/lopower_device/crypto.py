@@ -28,7 +28,6 @@ _TABLE = array(  # RFC 7693: the vector of section 2.6; the permutations of 2.7,
     ),
 )
 _ZERO = bytes(64)
-_hash_work = words(32)
 _hash_state = words(8)
 
 
@@ -42,11 +41,11 @@ def blake2s(data, key=b"", size=32):
     before = 0
     if key:
         before = 64
-        compress(_hash_work, 0, state, _TABLE, key, 0, len(key), 64, 0 if length else -1)
+        compress(_field, 0, state, _TABLE, key, 0, len(key), 64, 0 if length else -1)
     at = 0
     while at < length or not before:
         n = min(64, length - at)
-        compress(_hash_work, 0, state, _TABLE, data, at, n, before + at + n, -1 if at + n == length else 0)
+        compress(_field, 0, state, _TABLE, data, at, n, before + at + n, -1 if at + n == length else 0)
         at += n
         if at == length:
             break

@@ -35,32 +35,37 @@ NEVER = -1
 class Connection:
     """One connection. `stack` gives buffers, sends what lies in its `tx`, counts."""
 
+    # What most connections never change costs an entry in the class once, instead of one in each of them
+    listener = None
+    error = 0
+    life_at = keepalive_at = NEVER
+    is_detached = peer_closed = False
+    _threshold = _recover = _duplicates = 0
+    _gaps = ()
+    _fin_wanted = _fin_sent = False
+    _fin_at = NEVER
+    """Of the peer, relative to RCV.NXT, if it came before all data."""
+
     def __init__(self, stack, local, remote, listener=None):
         self.stack = stack
         self.local, self.remote = local, remote
-        self.listener = listener
+        if listener is not None:
+            self.listener = listener
         self.header = Header(local[0], remote[0], TCP)
         self.state = CLOSED
-        self.error = 0
         self.received, self.outgoing = stack.take_rings()
         self._words = words(4)
         self.mss = stack.mss(self.header.size)
         self._advertised = self.received.size
         self._next = self._highest = 0  # SND.NXT and the greatest ever, from SND.UNA on
-        self._window = 0
-        self._congestion = self._threshold = 0
-        self._recover = self._duplicates = 0
-        self._gaps = ()
-        self._fin_wanted = self._fin_sent = self.peer_closed = False
-        self._fin_at = NEVER  # of the peer, relative to RCV.NXT, if it came before all data
+        self._window = self._congestion = 0
         self._acknowledge = False
         self._unacknowledged = 0
         self._srtt = self._rttvar = 0
         self._rto = FIRST_RTO
         self._timed, self._timed_at = 0, 0
         self._retries = 0
-        self.retransmit_at = self.ack_at = self.life_at = self.keepalive_at = NEVER
-        self.is_detached = False
+        self.retransmit_at = self.ack_at = NEVER
 
     # --- what the socket asks
 
@@ -287,7 +292,9 @@ class Connection:
         self.outgoing.drop(data)
         self._highest -= count
         self._next = max(self._next - count, 0)
-        self._duplicates = self._retries = 0
+        self._retries = 0
+        if self._duplicates:
+            self._duplicates = 0
         if self._timed:
             self._timed -= count
             if self._timed <= 0:
