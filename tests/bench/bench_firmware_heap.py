@@ -147,9 +147,7 @@ done = lopower._running.is_up() and not socket.inbox
 """
 
 CONNECT = """
-try:
-    c{0}
-except NameError:
+if "c{0}" not in globals():
     import sys
     c = c{0} = sys.modules["socket"].socket()
     c.settimeout(0)
