@@ -1,7 +1,7 @@
 """The proxy as a WireGuard peer: handshakes, sessions and their timers (whitepaper section 6), without I/O.
 
-Time is `ticks`; packets lie in `rx` and `tx`, 16 bytes of header before the plaintext, and leave through
-`transmit(buffer, length)`. `step` goes on with a handshake's computation, a slice at a time.
+Time is `ticks`; packets lie in `rx` and `tx`, one buffer, 16 bytes of header before the plaintext, and leave
+through `transmit(buffer, length)`. `step` goes on with a handshake's computation, a slice at a time.
 """
 
 from . import _once, noise, ticks
@@ -48,8 +48,7 @@ class Peer:
         self.allowed = allowed
         self.persistent_keepalive = persistent_keepalive
         self._transmit, self._entropy, self._jitter, self._timestamp = transmit, entropy, jitter, timestamp
-        self.tx = bytearray(BUFFER_SIZE)
-        self.rx = bytearray(BUFFER_SIZE)
+        self.tx = self.rx = bytearray(BUFFER_SIZE)  # one: nothing is sent before what has arrived was read
         self.previous = self.current = self.next = None
         self.counters = {name: 0 for name in COUNTERS}
         self.rx_bytes = self.tx_bytes = 0
@@ -77,8 +76,8 @@ class Peer:
         return self.current is not None and self.current.is_alive(now)
 
     def next_timer(self, now):
-        """Milliseconds until `handle_timers` has something to do; 0 if a handshake is being computed."""
-        if self._job is not None:
+        """Milliseconds until `handle_timers` or `step` has something to do."""
+        if self._job is not None or (self._queue and self.has_session(now)):
             return 0
         least = 60_000
         for at in self._timers:
@@ -154,6 +153,8 @@ class Peer:
 
     def step(self, now):
         """Go on with the handshake for a slice (some milliseconds on a board); whether there is more to do."""
+        if self._queue and self.has_session(now):
+            self._flush(now)
         if self._job is None:
             return False
         try:
@@ -350,8 +351,7 @@ class Peer:
             self.previous, self.current, self.next = self.current, session, None
             self.counters["handshakes_completed"] += 1
             self._initiating = None
-            self._established(now)
-            self._flush(now)
+            self._established(now)  # what waits leaves with the next step: the buffer still has what came
         elif session.is_initiator and session.age(now) >= REKEY_ON_RECEIVE:
             self.connect(now)
         if length == 32:

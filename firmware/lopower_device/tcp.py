@@ -33,7 +33,10 @@ NEVER = -1
 
 
 class Connection:
-    """One connection. `stack` gives buffers, sends what lies in its `tx`, counts."""
+    """One connection. `stack` gives the buffer, sends what lies in its `tx`, counts.
+
+    Whatever a segment leads to is sent when all of the segment has been read: it lies in that buffer.
+    """
 
     # What most connections never change costs an entry in the class once, instead of one in each of them
     listener = None
@@ -43,6 +46,7 @@ class Connection:
     _threshold = _recover = _duplicates = 0
     _gaps = ()
     _fin_wanted = _fin_sent = False
+    _is_hole = False  # the first segment is to be sent again
     _fin_at = NEVER
     """Of the peer, relative to RCV.NXT, if it came before all data."""
 
@@ -269,7 +273,7 @@ class Connection:
                 self._recover = self._highest
                 self._timed = 0
                 self.stack.count("fast_retransmits")
-                self._retransmit_first(now)
+                self._is_hole = True
         newer = k.sequence_difference(packet, at + 4, self._words, SND_WL1)
         if newer > 0 or (newer == 0 and k.sequence_difference(packet, at + 8, self._words, SND_WL2) >= 0):
             self._set_window(packet, at)
@@ -302,8 +306,7 @@ class Connection:
                 self._measure(max(ticks.diff(now, self._timed_at), 1))
         if self._recover:  # RFC 6582: a partial acknowledgment shows the next hole
             self._recover = max(self._recover - count, 0)
-            if self._recover:
-                self._retransmit_first(now)
+            self._is_hole = self._recover > 0
         elif self._congestion < self._threshold or not self._threshold:
             self._congestion += self.mss
         else:
@@ -408,6 +411,9 @@ class Connection:
             elif self._acknowledge:
                 self._send(SYN | ACK if self.state == SYN_RECEIVED else ACK, 0, 0, now)
             return
+        if self._is_hole:
+            self._is_hole = False
+            self._retransmit_first(now)
         burst = MAX_BURST
         while burst and not (self._fin_sent and self._next > self.outgoing.length):
             burst -= 1

@@ -89,9 +89,9 @@ class World:
             return
         self.far.rx[: len(datagram)] = datagram
         length = self.far.receive(len(datagram), self.now)
-        self._compute()
         if length:
             self.far_stack.receive(length, self.now)
+        self._compute()
 
     def _compute(self) -> None:
         while self.far.step(self.now):
