@@ -102,7 +102,7 @@ class World:
     def turn(self) -> int:
         began = self.now
         self.tunnel.pump()
-        took = ticks.diff(self.now, began)
+        took: int = ticks.diff(self.now, began)
         self.now = ticks.add(self.now, 1)
         return took
 
@@ -193,6 +193,6 @@ def test_small_segments(world: World) -> None:
     def is_done() -> bool:
         nonlocal taken
         taken += server.read(buffer, 4000, world.now)
-        return taken == 2760
+        return bool(taken == 2760)
 
     assert world.until(is_done) <= LONGEST
