@@ -188,7 +188,7 @@ def test_small_segments(world: World) -> None:
     (client,) = _connected(world, 1)
     began = world.now
     client.write(bytes(2760), 0, 2760, began)
-    assert ticks.diff(world.now, began) <= LONGEST
+    assert ticks.diff(world.now, began) <= LONGEST - tunnel.TURN  # what a datagram makes a connection send is as short
     server, buffer = world.far_stack.connections[0], bytearray(4000)
     taken = 0
 
