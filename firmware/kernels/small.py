@@ -164,118 +164,9 @@ def replay_accept(window: ptr32, packet: ptr32) -> int:
 
 
 @micropython.viper
-def chacha20_start(state: ptr32, block: ptr32, packet: ptr32):
-    state[28] = 0
-    state[29] = 0
-    state[30] = packet[2]
-    state[31] = packet[3]
-    i = 0
-    while i < 16:
-        block[i] = 0
-        i += 1
-
-
-@micropython.viper
-def poly1305_start(state: ptr32, block: ptr16):
-    # r is clamped while it is cut into limbs of 13 bits (RFC 8439 section 2.5)
-    t0 = uint(block[0])
-    t1 = uint(block[1])
-    t2 = uint(block[2])
-    t3 = uint(block[3])
-    t4 = uint(block[4])
-    t5 = uint(block[5])
-    t6 = uint(block[6])
-    t7 = uint(block[7])
-    state[10] = t0 & 0x1FFF
-    state[11] = ((t0 >> 13) | (t1 << 3)) & 0x1FFF
-    state[12] = ((t1 >> 10) | (t2 << 6)) & 0x1F03
-    state[13] = ((t2 >> 7) | (t3 << 9)) & 0x1FFF
-    state[14] = ((t3 >> 4) | (t4 << 12)) & 0x00FF
-    state[15] = (t4 >> 1) & 0x1FFE
-    state[16] = ((t4 >> 14) | (t5 << 2)) & 0x1FFF
-    state[17] = ((t5 >> 11) | (t6 << 5)) & 0x1F81
-    state[18] = ((t6 >> 8) | (t7 << 8)) & 0x1FFF
-    state[19] = (t7 >> 5) & 0x007F
-    i = 0
-    while i < 10:
-        state[i] = 0
-        state[20 + i] = 5 * state[10 + i]
-        i += 1
-
-
-@micropython.viper
-def poly1305_finish(state: ptr32, block: ptr16, tag: ptr16):
-    # Carry fully, then add 5: the sum reaches 2^130 exactly if h >= p, and a mask chooses without a branch.
-    t = uint(0)
-    rounds = 0
-    while rounds < 2:
-        i = 0
-        while i < 10:
-            t = t + uint(state[i])
-            state[i] = t & uint(0x1FFF)
-            t = t >> 13
-            i += 1
-        t = t * uint(5)
-        rounds += 1
-    state[0] = uint(state[0]) + t
-    t = uint(5)
-    i = 0
-    while i < 10:
-        t = t + uint(state[i])
-        state[30 + i] = t & uint(0x1FFF)
-        t = t >> 13
-        i += 1
-    mask = uint(0) - t
-    i = 0
-    while i < 10:
-        state[i] = (uint(state[30 + i]) & mask) | (uint(state[i]) & ~mask)
-        i += 1
-    bits = 0
-    n = 0
-    t = uint(0)
-    carry = uint(0)
-    i = 0
-    while n < 8:
-        t = t | (uint(state[i]) << bits)
-        bits += 13
-        i += 1
-        if bits > 15:
-            carry = carry + (t & uint(0xFFFF)) + uint(block[8 + n])
-            tag[n] = carry
-            carry = carry >> 16
-            t = t >> 16
-            bits -= 16
-            n += 1
-
-
-@micropython.viper
-def blake2s_start(work: ptr32, state: ptr32, block: ptr8, vector: ptr32, length: int, last: int):
-    # `work`: v and m of RFC 7693's F; `length` is t (a message here never reaches 2^30 bytes); `last` is 0 or -1
-    i = 0
-    while i < 8:
-        work[i] = state[i]
-        work[8 + i] = vector[i]
-        i += 1
-    work[12] = work[12] ^ length
-    work[14] = work[14] ^ last
-    i = 0
-    while i < 16:
-        j = i << 2
-        work[16 + i] = block[j] | (block[j + 1] << 8) | (block[j + 2] << 16) | (block[j + 3] << 24)
-        i += 1
-
-
-@micropython.viper
-def blake2s_finish(work: ptr32, state: ptr32):
-    i = 0
-    while i < 8:
-        state[i] = state[i] ^ work[i] ^ work[8 + i]
-        i += 1
-
-
-@micropython.viper
-def field_unpack(data: ptr8, element: ptr32):
+def field_unpack(x: ptr32, number: int, data: ptr8):
     # 32 bytes, little-endian, to 20 limbs of 13 bits; bit 255 is ignored (RFC 7748 section 5)
+    element = ptr32(int(x) + 360 + number * 80)
     t = uint(0)
     bits = 0
     i = 0
@@ -296,7 +187,8 @@ def field_unpack(data: ptr8, element: ptr32):
 
 
 @micropython.viper
-def field_pack(element: ptr32, data: ptr8):
+def field_pack(x: ptr32, number: int, data: ptr8):
+    element = ptr32(int(x) + 360 + number * 80)
     t = uint(0)
     rounds = 0
     while rounds < 2:

@@ -11,7 +11,7 @@ class Header:
     """The header of packets from `source` to `destination` (packed), and the checksum's part that never changes."""
 
     def __init__(self, source, destination, protocol):
-        self.source, self.destination = source, destination
+        self.destination = destination
         self.size = 20 if len(source) == 4 else 40
         addresses = source + destination
         if self.size == 20:

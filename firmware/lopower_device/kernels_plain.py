@@ -97,14 +97,6 @@ def replay_accept(window, packet):
     return 1
 
 
-def chacha20_start(state, block, packet):
-    state[28] = state[29] = 0
-    state[30] = _word(packet, 8)
-    state[31] = _word(packet, 12)
-    for i in range(16):
-        block[i] = 0
-
-
 def _mix(x, a, b, c, d, one, two, first, second):
     """RFC 8439 section 2.1, and one half of RFC 7693's G."""
     x[a] = (x[a] + x[b] + one) & WORD
@@ -127,112 +119,118 @@ _MIXES = (
 )
 
 
-def chacha20_xor(x, _, data, offset, blocks):
-    words = not isinstance(data, (bytearray, memoryview))  # an array of words
-    for block in range(blocks):
+def chacha20_xor(x, _, key, packet, offset, blocks, counter):
+    """RFC 8439 over `blocks` blocks of 64 bytes; with `counter` 0, the key of Poly1305 first, to x[32:48].
+
+    A negative counter: `x` has the whole input (its words 16 to 31), and there is no nonce in the packet.
+    """
+    if counter >= 0:
+        for i in range(8):
+            x[20 + i] = key[i]
+        x[28], x[29], x[30], x[31] = counter, 0, _word(packet, 8), _word(packet, 12)
+    if counter == 0:
+        _chacha20_block(x)
         for i in range(16):
-            x[i] = x[16 + i]
-        for _ in range(10):
-            for a, b, c, d in _MIXES:
-                _mix(x, a, b, c, d, 0, 0, 16, 12)
-                _mix(x, a, b, c, d, 0, 0, 8, 7)
+            x[32 + i] = (x[i] + x[16 + i]) & WORD
+        x[28] = 1
+    for at in range(offset, offset + 64 * blocks, 64):
+        _chacha20_block(x)
         for i in range(16):
-            key = (x[i] + x[16 + i]) & WORD
-            if words:
-                data[i] ^= key
-            else:
-                at = offset + 64 * block + 4 * i
-                data[at : at + 4] = (_word(data, at) ^ key).to_bytes(4, "little")
+            mixed = _word(packet, at + 4 * i) ^ (x[i] + x[16 + i] & WORD)
+            packet[at + 4 * i : at + 4 * i + 4] = mixed.to_bytes(4, "little")
         x[28] = (x[28] + 1) & WORD
 
 
-def _limbs(state, first, count):
-    return sum(state[first + i] << 13 * i for i in range(count))
-
-
-def poly1305_start(state, block):
-    r = sum(block[i] << 32 * i for i in range(4)) & 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
-    for i in range(10):
-        state[i] = 0
-        state[10 + i] = r >> 13 * i & 0x1FFF
-
-
-def poly1305_blocks(state, _, data, offset, blocks, high):
-    h = _limbs(state, 0, 10)
-    r = _limbs(state, 10, 10)
-    for at in range(offset, offset + 16 * blocks, 16):
-        h = (h + int.from_bytes(bytes(data[at : at + 16]), "little") + (high << 117)) * r % PRIME_1305
-    for i in range(10):
-        state[i] = h >> 13 * i & 0x1FFF
-
-
-def poly1305_finish(state, block, tag):
-    h = _limbs(state, 0, 10) % PRIME_1305 + sum(block[4 + i] << 32 * i for i in range(4))
-    tag[:] = (h & (1 << 128) - 1).to_bytes(16, "little")
-
-
-def blake2s_start(work, state, block, vector, length, last):
-    for i in range(8):
-        work[i] = state[i]
-        work[8 + i] = vector[i]
-    work[12] ^= length
-    work[14] ^= last & WORD
+def _chacha20_block(x):
     for i in range(16):
-        work[16 + i] = _word(block, 4 * i)
+        x[i] = x[16 + i]
+    for _ in range(10):
+        for a, b, c, d in _MIXES:
+            _mix(x, a, b, c, d, 0, 0, 16, 12)
+            _mix(x, a, b, c, d, 0, 0, 8, 7)
 
 
-def blake2s_rounds(x, _, order):
+def poly1305(x, _, packet, length, associated, seal):
+    """The tag behind the `associated` and `length` bytes at 16 (RFC 8439 section 2.8), written or compared."""
+    r = sum(x[32 + i] << 32 * i for i in range(4)) & 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
+    end = 16 + associated + length
+    received = bytes(packet[end : end + 16])
+    lengths = associated | length << 64
+    padded = end + 15 & ~15
+    packet[end:padded] = bytes(padded - end)
+    h = 0
+    for at in range(16, padded, 16):
+        h = (h + int.from_bytes(bytes(packet[at : at + 16]), "little") + (1 << 128)) * r % PRIME_1305
+    h = (h + lengths + (1 << 128)) * r % PRIME_1305 + sum(x[36 + i] << 32 * i for i in range(4))
+    tag = (h & (1 << 128) - 1).to_bytes(16, "little")
+    if seal:
+        packet[end : end + 16] = tag
+        return 0
+    return differ(tag, 0, received, 0, 16)
+
+
+def blake2s_compress(x, _, state, table, data, at, n, total, last):
+    """F of RFC 7693 section 3.2 on `n` bytes; `table`: the vector, then the permutations, each entry plus 16."""
+    block = bytes(data[at : at + n]) + bytes(64 - n)
+    for i in range(8):
+        x[i] = state[i]
+        x[8 + i] = table[i]
+    x[12] ^= total
+    x[14] ^= last & WORD
+    for i in range(16):
+        x[16 + i] = _word(block, 4 * i)
+    order = bytes(table)[32:]
     k = 0
     for _ in range(10):
         for a, b, c, d in _MIXES:
             _mix(x, a, b, c, d, x[order[k]], 0, 16, 20)
             _mix(x, a, b, c, d, x[order[k + 1]], 0, 24, 25)
             k += 2
-
-
-def blake2s_finish(work, state):
     for i in range(8):
-        state[i] ^= work[i] ^ work[8 + i]
+        state[i] ^= x[i] ^ x[8 + i]
 
 
-def _store(element, value):
+def _element(x, number):
+    return sum(x[90 + 20 * number + i] << 13 * i for i in range(20))
+
+
+def _store(x, number, value):
     value %= PRIME
     for i in range(20):
-        element[i] = value >> 13 * i & 0x1FFF
+        x[90 + 20 * number + i] = value >> 13 * i & 0x1FFF
 
 
-def field_unpack(data, element):
-    _store(element, int.from_bytes(bytes(data), "little") & (1 << 255) - 1)
+def field_unpack(x, number, data):
+    _store(x, number, int.from_bytes(bytes(data), "little") & (1 << 255) - 1)
 
 
-def field_pack(element, data):
-    data[:] = (_limbs(element, 0, 20) % PRIME).to_bytes(32, "little")
+def field_pack(x, number, data):
+    data[:] = (_element(x, number) % PRIME).to_bytes(32, "little")
 
 
-def field_multiply(_, __, a, b, o):
-    _store(o, _limbs(a, 0, 20) * _limbs(b, 0, 20))
-
-
-def field_square(_, __, a, o):
-    value = _limbs(a, 0, 20)
-    _store(o, value * value)
-
-
-def field_add(a, _, b, o):
-    _store(o, _limbs(a, 0, 20) + _limbs(b, 0, 20))
-
-
-def field_subtract(a, _, b, o):
-    _store(o, _limbs(a, 0, 20) - _limbs(b, 0, 20) + PRIME)
-
-
-def field_multiply_add(a, _, b, o):
-    _store(o, _limbs(b, 0, 20) + 121665 * _limbs(a, 0, 20))
-
-
-def conditional_swap(points, _, scalar, position):
-    bit = scalar[position >> 3] >> (position & 7)
-    above = scalar[(position + 1) >> 3] >> ((position + 1) & 7) if position < 254 else 0
-    if (bit ^ above) & 1:
-        for i in range(40):
-            points[i], points[40 + i] = points[40 + i], points[i]
+def field_run(x, _, program, scalar, position, steps):
+    """Run a program of field operations (see kernels/generate.py) for the bits from `position` downwards."""
+    for bit in range(position, position - steps, -1):
+        at = 0
+        while program[at]:
+            kind, a, b, o = program[at : at + 4]
+            at += 4
+            if kind == 6:
+                above = scalar[(bit + 1) >> 3] >> ((bit + 1) & 7) if bit < 254 else 0
+                if (scalar[bit >> 3] >> (bit & 7) ^ above) & 1:
+                    for i in range(110, 150):
+                        x[i], x[40 + i] = x[40 + i], x[i]
+                continue
+            value = _element(x, a)
+            if kind == 2:
+                for _ in range(b):
+                    value = value * value % PRIME
+            elif kind == 1:
+                value *= _element(x, b)
+            elif kind == 3:
+                value += _element(x, b)
+            elif kind == 4:
+                value += PRIME - _element(x, b)
+            else:
+                value = 121665 * value + _element(x, b)
+            _store(x, o, value)

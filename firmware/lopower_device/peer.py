@@ -1,12 +1,12 @@
 """The proxy as a WireGuard peer: handshakes, sessions and their timers (whitepaper section 6), without I/O.
 
-Time is `ticks`; packets lie in `rx` and `tx`, 16 bytes of header before the plaintext, and leave through
-`transmit(buffer, length)`. `step` goes on with a handshake's computation, a slice at a time.
+Time is `ticks`; packets lie in `rx` and `tx`, one buffer, 16 bytes of header before the plaintext, and leave
+through `transmit(buffer, length)`. `step` goes on with a handshake's computation, a slice at a time.
 """
 
+from . import _once, noise, ticks
 from . import kernels as k
-from . import noise, ticks
-from .crypto import blake2s, open_xchacha20
+from .crypto import blake2s
 from .keypair import LOCAL, Keypair
 
 REKEY_AFTER_TIME = 120_000
@@ -48,8 +48,7 @@ class Peer:
         self.allowed = allowed
         self.persistent_keepalive = persistent_keepalive
         self._transmit, self._entropy, self._jitter, self._timestamp = transmit, entropy, jitter, timestamp
-        self.tx = bytearray(BUFFER_SIZE)
-        self.rx = bytearray(BUFFER_SIZE)
+        self.tx = self.rx = bytearray(BUFFER_SIZE)  # one: nothing is sent before what has arrived was read
         self.previous = self.current = self.next = None
         self.counters = {name: 0 for name in COUNTERS}
         self.rx_bytes = self.tx_bytes = 0
@@ -77,8 +76,8 @@ class Peer:
         return self.current is not None and self.current.is_alive(now)
 
     def next_timer(self, now):
-        """Milliseconds until `handle_timers` has something to do; 0 if a handshake is being computed."""
-        if self._job is not None:
+        """Milliseconds until `handle_timers` or `step` has something to do."""
+        if self._job is not None or (self._queue and self.has_session(now)):
             return 0
         least = 60_000
         for at in self._timers:
@@ -154,6 +153,8 @@ class Peer:
 
     def step(self, now):
         """Go on with the handshake for a slice (some milliseconds on a board); whether there is more to do."""
+        if self._queue and self.has_session(now):
+            self._flush(now)
         if self._job is None:
             return False
         try:
@@ -279,27 +280,13 @@ class Peer:
             self._drop("rate_limited")
             return
         self._response_allowed = ticks.add(now, RESPONSE_INTERVAL)
-        job = noise.consume_initiation(self.static, message)
-        self._start(job, lambda result, then: self._answer(message[4:8], result, then))
+        self._start(_once("respond").respond(self, message), self._responded)
 
-    def _answer(self, remote_index, result, now):
-        if result is None:
-            self._drop("not_authentic")
-            return
-        timestamp, state = result
-        if timestamp <= self._greatest_timestamp:
-            self._drop("timestamp_not_newer")
-            return
-        self._greatest_timestamp = timestamp
-        index = self._new_index()
-        job = noise.create_response(self.static, state, index, remote_index, self._entropy(32))
-        self._start(job, lambda made, then: self._send_response(index, remote_index, made, then))
-
-    def _send_response(self, index, remote_index, result, now):
+    def _responded(self, result, now):
         if result is None:
             return
-        message, sending, receiving = result
-        self.next = Keypair(sending, receiving, index, remote_index, False, now)
+        message, *keys = result
+        self.next = Keypair(*keys, False, now)
         self.counters["responses_sent"] += 1
         message = self._with_macs(message, now)
         self._set(FORGET, now, FORGET_KEYS)
@@ -310,7 +297,7 @@ class Peer:
         if mac1 is None:
             self._drop("unknown_index")
             return
-        cookie = open_xchacha20(self.static.cookie_key, message[8:32], message[32:64], mac1)
+        cookie = _once("cookie").open_cookie(self.static.cookie_key, message, mac1)
         if cookie is None:
             self._mac1 = mac1
             self._drop("not_authentic")
@@ -364,8 +351,7 @@ class Peer:
             self.previous, self.current, self.next = self.current, session, None
             self.counters["handshakes_completed"] += 1
             self._initiating = None
-            self._established(now)
-            self._flush(now)
+            self._established(now)  # what waits leaves with the next step: the buffer still has what came
         elif session.is_initiator and session.age(now) >= REKEY_ON_RECEIVE:
             self.connect(now)
         if length == 32:

@@ -1,8 +1,9 @@
-"""DNS messages of a stub resolver (RFC 1035), and a small cache. No I/O."""
+"""A stub resolver (RFC 1035): its messages, and the question. Loaded for each name that is not in the cache."""
 
 from . import ticks
 
 A, AAAA = 1, 28
+ATTEMPTS, TIMEOUT = 3, 2_000
 MAX_CACHED = 8
 """Names that are remembered; the one that ends first makes room."""
 MAX_TTL = 3600
@@ -67,25 +68,37 @@ def _skip_name(message, at):
     return None
 
 
-class Cache:
-    """Answers by (name, kind)."""
+def ask(open_port, cache, entropy, clock, servers, name, kind):
+    """Packed addresses by one of the tunnel's DNS servers (packed), kept in `cache`; None if there are none.
 
-    def __init__(self):
-        self._entries = {}
-
-    def get(self, name, kind, now):
-        """Packed addresses, or None."""
-        entry = self._entries.get((name, kind))
-        if entry is None:
+    `open_port(server)` gives a connected UDP socket.
+    """
+    try:
+        random = entropy(2)
+        question = query(random[0] << 8 | random[1], name, kind)
+    except ValueError:
+        return None
+    for attempt in range(ATTEMPTS):
+        port = None
+        try:
+            port = open_port(servers[attempt % len(servers)], TIMEOUT / 1000)
+            port.send(question)
+            while True:
+                result = answer(question, port.recv(1500), kind)
+                if result is not None:
+                    break
+        except OSError:
+            continue
+        finally:
+            if port is not None:
+                port.close()
+        if result == NOT_FOUND:
             return None
-        if ticks.diff(now, entry[1]) >= 0:
-            del self._entries[name, kind]
-            return None
-        return entry[0]
-
-    def put(self, name, kind, found, ttl, now):
-        """Remember an answer for `ttl` seconds."""
-        if len(self._entries) >= MAX_CACHED and (name, kind) not in self._entries:
-            oldest = min(self._entries, key=lambda key: ticks.diff(self._entries[key][1], now))
-            del self._entries[oldest]
-        self._entries[name, kind] = (found, ticks.add(now, 1000 * min(ttl, MAX_TTL)))
+        if result != FAILED:
+            found, ttl = result
+            now = clock()
+            if len(cache) >= MAX_CACHED:
+                del cache[min(cache, key=lambda entry: ticks.diff(cache[entry][1], now))]
+            cache[name, kind] = (found, ticks.add(now, 1000 * min(ttl, MAX_TTL)))
+            return found
+    return None

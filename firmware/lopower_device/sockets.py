@@ -9,7 +9,7 @@ import io
 import select
 import sys
 
-from . import addresses, resolver, ticks
+from . import _once, addresses, ticks
 from .stack import Listener
 from .tcp import CLOSE_WAIT, CLOSED, ESTABLISHED, SYN_SENT
 from .tunnel import clock
@@ -33,12 +33,12 @@ _POLL, _CLOSE = 3, 4
 _IN, _OUT, _ERR, _HUP = 1, 4, 8, 16
 _EINPROGRESS = errno.EINPROGRESS
 _ENOTCONN = errno.ENOTCONN
-DNS_ATTEMPTS, DNS_TIMEOUT = 3, 2_000
 MAX_ACCEPT_QUEUE = 4
 
 tunnel = None
 """The running tunnel, or None: then all goes past it."""
-_cache = resolver.Cache()
+_cache = {}
+"""(packed addresses, when they end) by (name, kind)."""
 
 
 def _is_local(packed):
@@ -98,44 +98,29 @@ def _resolve(name, family):
         families = [4 if family == AF_INET else 16]
     found = []
     for size in families:
-        kind = resolver.A if size == 4 else resolver.AAAA
-        cached = _cache.get(name, kind, clock())
-        if cached is None and servers:
-            cached = _ask(servers, name, kind)
-        found += cached or []
+        key = (name, 1 if size == 4 else 28)  # A, AAAA
+        entry = _cache.get(key)
+        if entry is not None and ticks.diff(clock(), entry[1]) >= 0:
+            del _cache[key]
+            entry = None
+        if entry is not None:
+            found += entry[0]
+        elif servers:
+            found += _once("resolver").ask(_port, _cache, tunnel.stack.entropy, clock, servers, *key) or ()
         if found:
             break
     return found
 
 
-def _ask(servers, name, kind):
-    for attempt in range(DNS_ATTEMPTS):
-        server = servers[attempt % len(servers)]
-        port = socket(AF_INET if len(server) == 4 else AF_INET6, SOCK_DGRAM)
-        try:
-            port.settimeout(DNS_TIMEOUT / 1000)
-            try:
-                port.connect((addresses.format(server), 53))
-                random = tunnel.stack.entropy(2)
-                question = resolver.query(random[0] << 8 | random[1], name, kind)
-                port.send(question)
-                while True:
-                    result = resolver.answer(question, port.recv(1500), kind)
-                    if result is not None:
-                        break
-            except OSError:
-                continue
-            except ValueError:
-                return None
-        finally:
-            port.close()
-        if result == resolver.NOT_FOUND:
-            return None
-        if result != resolver.FAILED:
-            found, ttl = result
-            _cache.put(name, kind, found, ttl, clock())
-            return found
-    return None
+def _port(server, seconds):
+    port = socket(AF_INET if len(server) == 4 else AF_INET6, SOCK_DGRAM)
+    try:
+        port.settimeout(seconds)
+        port.connect((addresses.format(server), 53))
+    except OSError:
+        port.close()
+        raise
+    return port
 
 
 class socket(io.IOBase):  # noqa: N801 - the original's name

@@ -1,6 +1,7 @@
 """The device's end of the tunnel: IPv4 and IPv6, ICMP, and who gets what of TCP and UDP. No I/O.
 
-Packets lie in the peer's buffers behind 16 bytes of WireGuard's header: what arrives in `rx`, what leaves in `tx`.
+Packets lie in the peer's buffer behind 16 bytes of WireGuard's header: what arrives in `rx`, what leaves in `tx`, which are
+the same: an answer is written when what it answers has been read.
 """
 
 import errno
@@ -9,8 +10,7 @@ from . import kernels as k
 from .crypto import words
 from .ip import ICMP, ICMPV6, START, TCP, UDP, Header
 from .ring import Ring
-from .tcp import ACK, CLOSED, FIN, NEVER, RST, SYN, SYN_SENT, TIME_WAIT, Connection
-from .ticks import diff
+from .tcp import ACK, CLOSED, FIN, RST, SYN, SYN_SENT, TIME_WAIT, Connection
 from .udp import Endpoint
 
 MAX_CONNECTIONS = 12
@@ -123,18 +123,20 @@ class Stack:
         """Milliseconds until `handle_timers` has something to do."""
         least = 60_000
         for connection in self.connections:
-            for at in (connection.retransmit_at, connection.ack_at, connection.life_at, connection.keepalive_at):
-                if at != NEVER:
-                    least = min(least, diff(at, now))
+            least = min(least, connection.next_timer(now))
         return max(least, 0)
 
     def handle_timers(self, now):
-        """Do what is due."""
-        i = len(self.connections) - 1
-        while i >= 0:
-            if i < len(self.connections):
-                self.connections[i].handle_timers(now)
-            i -= 1
+        """Do what is due for one connection; whether there was one."""
+        for connection in self.connections:
+            if connection.next_timer(now) <= 0:
+                connection.handle_timers(now)
+                # It goes behind the others: not even one that is always due keeps them from their turn
+                if connection in self.connections:
+                    self.connections.remove(connection)
+                    self.connections.append(connection)
+                return True
+        return False
 
     # --- what connections ask
 
@@ -253,18 +255,19 @@ class Stack:
         size = 4 if packet[START] >> 4 == 4 else 16
         source = START + (12 if size == 4 else 8)
         header = Header(self.own(size), bytes(memoryview(packet)[source : source + size]), TCP)
+        segment = bytes(memoryview(packet)[at : at + 12])  # the answer is written over it
         out, to = self.tx, header.payload
-        k.copy(out, to, packet, at + 2, 2)
-        k.copy(out, to + 2, packet, at, 2)
+        k.copy(out, to, segment, 2, 2)
+        k.copy(out, to + 2, segment, 0, 2)
         k.copy(out, to + 4, bytes(16), 0, 16)
         out[to + 12] = 0x50
         if flags & ACK:
-            k.copy(out, to + 4, packet, at + 8, 4)
+            k.copy(out, to + 4, segment, 8, 4)
             out[to + 13] = RST
         else:
             scratch = _scratch
             extra = data + (1 if flags & SYN else 0) + (1 if flags & FIN else 0)
-            k.load_word(packet, at + 4, scratch, 0, extra)
+            k.load_word(segment, 4, scratch, 0, extra)
             k.put_word(out, to + 8, scratch, 0, 0)
             out[to + 13] = RST | ACK
         self.send(header, 20, 16, now)

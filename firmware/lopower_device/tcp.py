@@ -27,38 +27,49 @@ TIME_WAIT_LIFE = 30_000
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 120_000, 15_000, 5
 MAX_GAPS = 4
 """Runs of out-of-order data that are kept; a sender that leaves more holes sends the rest again."""
+MAX_BURST = 4
+"""Segments sent at once: a peer with a small MSS must not make one turn long."""
 NEVER = -1
 
 
 class Connection:
-    """One connection. `stack` gives buffers, sends what lies in its `tx`, counts."""
+    """One connection. `stack` gives the buffer, sends what lies in its `tx`, counts.
+
+    Whatever a segment leads to is sent when all of the segment has been read: it lies in that buffer.
+    """
+
+    # What most connections never change costs an entry in the class once, instead of one in each of them
+    listener = None
+    error = 0
+    life_at = keepalive_at = NEVER
+    is_detached = peer_closed = False
+    _threshold = _recover = _duplicates = 0
+    _gaps = ()
+    _fin_wanted = _fin_sent = False
+    _is_hole = False  # the first segment is to be sent again
+    _fin_at = NEVER
+    """Of the peer, relative to RCV.NXT, if it came before all data."""
 
     def __init__(self, stack, local, remote, listener=None):
         self.stack = stack
         self.local, self.remote = local, remote
-        self.listener = listener
+        if listener is not None:
+            self.listener = listener
         self.header = Header(local[0], remote[0], TCP)
         self.state = CLOSED
-        self.error = 0
         self.received, self.outgoing = stack.take_rings()
         self._words = words(4)
         self.mss = stack.mss(self.header.size)
         self._advertised = self.received.size
         self._next = self._highest = 0  # SND.NXT and the greatest ever, from SND.UNA on
-        self._window = 0
-        self._congestion = self._threshold = 0
-        self._recover = self._duplicates = 0
-        self._gaps = ()
-        self._fin_wanted = self._fin_sent = self.peer_closed = False
-        self._fin_at = NEVER  # of the peer, relative to RCV.NXT, if it came before all data
+        self._window = self._congestion = 0
         self._acknowledge = False
         self._unacknowledged = 0
         self._srtt = self._rttvar = 0
         self._rto = FIRST_RTO
         self._timed, self._timed_at = 0, 0
         self._retries = 0
-        self.retransmit_at = self.ack_at = self.life_at = self.keepalive_at = NEVER
-        self.is_detached = False
+        self.retransmit_at = self.ack_at = NEVER
 
     # --- what the socket asks
 
@@ -262,7 +273,7 @@ class Connection:
                 self._recover = self._highest
                 self._timed = 0
                 self.stack.count("fast_retransmits")
-                self._retransmit_first(now)
+                self._is_hole = True
         newer = k.sequence_difference(packet, at + 4, self._words, SND_WL1)
         if newer > 0 or (newer == 0 and k.sequence_difference(packet, at + 8, self._words, SND_WL2) >= 0):
             self._set_window(packet, at)
@@ -285,7 +296,9 @@ class Connection:
         self.outgoing.drop(data)
         self._highest -= count
         self._next = max(self._next - count, 0)
-        self._duplicates = self._retries = 0
+        self._retries = 0
+        if self._duplicates:
+            self._duplicates = 0
         if self._timed:
             self._timed -= count
             if self._timed <= 0:
@@ -293,8 +306,7 @@ class Connection:
                 self._measure(max(ticks.diff(now, self._timed_at), 1))
         if self._recover:  # RFC 6582: a partial acknowledgment shows the next hole
             self._recover = max(self._recover - count, 0)
-            if self._recover:
-                self._retransmit_first(now)
+            self._is_hole = self._recover > 0
         elif self._congestion < self._threshold or not self._threshold:
             self._congestion += self.mss
         else:
@@ -399,7 +411,12 @@ class Connection:
             elif self._acknowledge:
                 self._send(SYN | ACK if self.state == SYN_RECEIVED else ACK, 0, 0, now)
             return
-        while not (self._fin_sent and self._next > self.outgoing.length):
+        if self._is_hole:
+            self._is_hole = False
+            self._retransmit_first(now)
+        burst = MAX_BURST
+        while burst and not (self._fin_sent and self._next > self.outgoing.length):
+            burst -= 1
             unsent = self.outgoing.length - self._next
             n = min(unsent, self.mss, min(self._window, self._congestion) - self._next)
             if n < 0 or (n < unsent and n < self.mss and self._next):
@@ -423,6 +440,16 @@ class Connection:
             self.retransmit_at = ticks.add(now, self._rto)  # the window is closed: it becomes a probe
         if self._acknowledge:
             self._send(ACK, self._next, 0, now)
+        if not burst:
+            self.ack_at = now  # there may be more: in the next turn
+
+    def next_timer(self, now):
+        """Milliseconds until `handle_timers` has something to do."""
+        least = 60_000
+        for at in (self.retransmit_at, self.ack_at, self.life_at, self.keepalive_at):
+            if at != NEVER:
+                least = min(least, ticks.diff(at, now))
+        return least
 
     def handle_timers(self, now):
         """Do what is due."""

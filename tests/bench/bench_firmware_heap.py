@@ -147,11 +147,9 @@ done = lopower._running.is_up() and not socket.inbox
 """
 
 CONNECT = """
-try:
-    c
-except NameError:
+if "c{0}" not in globals():
     import sys
-    c = sys.modules["socket"].socket()
+    c = c{0} = sys.modules["socket"].socket()
     c.settimeout(0)
     try: c.connect(("10.90.0.1", 80))
     except OSError: pass
@@ -192,7 +190,7 @@ def _hidden(source: str) -> str:
         if isinstance(node, ast.FunctionDef):
             if node.name == "field_pack":
                 node.body = ast.parse(f"{names['data']}[:] = {POINT!r}").body
-            elif node.name.startswith(("field_", "conditional_")):
+            elif node.name.startswith("field_"):
                 node.body = [ast.Pass()]
             node.name = names[node.name]
         elif isinstance(node, ast.arg):
@@ -212,7 +210,7 @@ def _kernels(replacements: dict[str, str]) -> tuple[str, str]:
         if isinstance(node, ast.FunctionDef):
             if not node.name.startswith("_"):
                 name = replacements.get(node.name, node.name)
-                arguments = ", ".join("abcdef"[: len(node.args.args)])
+                arguments = ", ".join("abcdefghi"[: len(node.args.args)])
                 stands.append(f"def {name}({arguments}): return z[{number}]({arguments})")
             number += 1
     return _hidden(source), "\n".join(stands)
@@ -285,7 +283,7 @@ def run(steps: list[tuple[str, str]]) -> dict[str, int]:
 
 MODULES = (
     "kernels", "ticks", "crypto", "addresses", "noise", "keypair", "peer", "ip", "ring", "udp", "tcp", "stack",
-    "stamps", "tunnel", "resolver", "sockets", "wifi",
+    "stamps", "tunnel", "sockets", "wifi",
 )  # fmt: skip
 
 
@@ -304,12 +302,15 @@ def report() -> list[str]:
         previous = name
     lines.append(f"  all modules  {used[previous] - used['prepare']:>7,}")
     alone = run([*begin, *up, ("up", GONE)])
-    connected = run([*begin, *up, ("connect", CONNECT), ("up", GONE)])
+    one, two = ("connect", CONNECT.format(1)), ("connect", CONNECT.format(2))
+    connected = run([*begin, *up, one, ("up", GONE)])
+    both = run([*begin, *up, one, two, ("up", GONE)])
     taken = alone["up"] - alone["prepare"]
     lines += [
         f"  started      {alone['started'] - alone['prepare']:>7,}",
         f"  tunnel up    {taken:>7,}   goal {GOAL:,}",
         f"  a connection {connected['up'] - alone['up']:>7,}   goal {CONNECTION_GOAL:,}",
+        f"  the next one {both['up'] - connected['up']:>7,}   goal {CONNECTION_GOAL:,}",
     ]
     return lines
 

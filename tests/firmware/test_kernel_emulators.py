@@ -7,6 +7,7 @@ import random
 import struct
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
@@ -19,8 +20,8 @@ from tests.support.micropython import firmware_module
 PRIME = 2**255 - 19
 ARCHITECTURES = ["xtensawin", "rv32imc"]
 CONSTANTS = struct.unpack("<4I", b"expand 32-byte k")
-A, B, OUT, SCRATCH = HEAP + 0x100, HEAP + 0x200, HEAP + 0x300, HEAP + 0x400
-DATA = HEAP + 0x1000
+A, B, X, DATA = HEAP + 0x100, HEAP + 0x200, HEAP + 0x400, HEAP + 0x1000
+"""Keys and small things, the kernels' scratch, what they work on."""
 
 
 @cache
@@ -53,61 +54,61 @@ def _value(limbs: tuple[int, ...]) -> int:
 
 
 def _chacha20(machine: Processor, key: bytes, nonce: bytes, counter: int, data: bytes) -> bytes:
-    _put(machine, A + 64, (*CONSTANTS, *struct.unpack("<8I", key), counter, *struct.unpack("<3I", nonce)))
+    _put(machine, X + 64, (*CONSTANTS, *struct.unpack("<8I", key), counter, *struct.unpack("<3I", nonce)))
     machine.write(DATA, data)
-    machine.call("chacha20_xor", A, 0, DATA, 0, len(data) // 64)
+    machine.call("chacha20_xor", X, 0, A, DATA, 0, len(data) // 64, -1)
     return machine.read(DATA, len(data))
 
 
-def _poly1305(machine: Processor, key: bytes, data: bytes) -> bytes:
-    machine.write(B, key)
-    machine.call("poly1305_start", A, B)
-    machine.write(DATA, data)
-    machine.call("poly1305_blocks", A, 0, DATA, 0, len(data) // 16, 0x800)
-    machine.call("poly1305_finish", A, B, OUT)
-    return machine.read(OUT, 16)
+def _poly1305(machine: Processor, key: bytes, data: bytes, associated: int = 0) -> bytes:
+    """The tag of an AEAD; what is written is also what is accepted, and nothing else."""
+    machine.write(X + 128, key)
+    machine.write(DATA + 16, data + b"\x55" * 32)
+    length, end = len(data) - associated, DATA + 16 + len(data)
+    assert machine.call("poly1305", X, 0, DATA, length, associated, 1) == 0
+    tag = machine.read(end, 16)
+    assert machine.call("poly1305", X, 0, DATA, length, associated, 0) == 0
+    machine.write(end, tag[:15] + bytes((tag[15] ^ 0x80,)))
+    assert machine.call("poly1305", X, 0, DATA, length, associated, 0) != 0
+    return tag
+
+
+def _expected_tag(key: bytes, data: bytes, associated: int = 0) -> bytes:
+    lengths = struct.pack("<QQ", associated, len(data) - associated)
+    return Poly1305.generate_tag(key, data + bytes(-len(data) % 16) + lengths)
+
+
+def _element(number: int) -> int:
+    return X + 360 + 80 * number
+
+
+def _field(machine: Processor, program: bytes, scalar: bytes = bytes(32), position: int = 0, steps: int = 1) -> None:
+    machine.write(DATA, program)
+    machine.write(DATA + 0x100, scalar)
+    machine.call("field_run", X, 0, DATA, DATA + 0x100, position, steps)
 
 
 def _x25519(machine: Processor, scalar: bytes, point: bytes) -> bytes:
-    """RFC 7748 section 5 with the kernels, in the order of the device's ladder; the inverse is Python's."""
+    """RFC 7748 section 5 with the device's programs, in slices of seven steps."""
     clamped = bytearray(scalar)
     clamped[0] &= 248
     clamped[31] = clamped[31] & 127 | 64
-    points, k = HEAP + 0x100, HEAP + 0x280
-    x2, z2, x3, z3 = (points + 80 * i for i in range(4))
-    x1, a, b, c, d, e, aa, bb = (HEAP + 0x300 + 80 * i for i in range(8))
-    w = HEAP + 0x800
-    machine.write(k, bytes(clamped))
     machine.write(DATA, point)
-    machine.call("field_unpack", DATA, x1)
-    for place, value in ((x2, 1), (z2, 0), (z3, 1)):
-        _put(machine, place, _limbs(value))
-    machine.write(x3, machine.read(x1, 80))
-    call = machine.call
-    for position in range(254, -1, -1):
-        call("conditional_swap", points, 0, k, position)
-        call("field_add", x2, 0, z2, a)
-        call("field_subtract", x2, 0, z2, b)
-        call("field_add", x3, 0, z3, c)
-        call("field_subtract", x3, 0, z3, d)
-        call("field_multiply", w, 0, d, a, d)
-        call("field_multiply", w, 0, c, b, c)
-        call("field_square", w, 0, a, aa)
-        call("field_square", w, 0, b, bb)
-        call("field_subtract", aa, 0, bb, e)
-        call("field_multiply", w, 0, aa, bb, x2)
-        call("field_multiply_add", e, 0, aa, a)
-        call("field_multiply", w, 0, e, a, z2)
-        call("field_add", d, 0, c, a)
-        call("field_square", w, 0, a, x3)
-        call("field_subtract", d, 0, c, b)
-        call("field_square", w, 0, b, b)
-        call("field_multiply", w, 0, x1, b, z3)
-    inverse = pow(_value(_get(machine, z2, 20)), PRIME - 2, PRIME)
-    _put(machine, b, _limbs(inverse))
-    call("field_multiply", w, 0, x2, b, x2)
-    call("field_pack", x2, DATA)
+    for number in (0, 3):
+        machine.call("field_unpack", X, number, DATA)
+    for number, value in ((1, 1), (2, 0), (4, 1)):
+        _put(machine, _element(number), _limbs(value))
+    for position in range(254, -1, -7):
+        _field(machine, crypto()._LADDER, bytes(clamped), position, min(7, position + 1))
+    _field(machine, crypto()._INVERT)
+    machine.call("field_pack", X, 1, DATA)
     return machine.read(DATA, 32)
+
+
+def crypto() -> Any:
+    from lopower_device import crypto
+
+    return crypto
 
 
 def test_chacha20(machine: Processor) -> None:
@@ -135,36 +136,33 @@ def test_poly1305(machine: Processor) -> None:
         (bytes((2,)) + bytes(31), b"\xfd" + b"\xff" * 15),
         (b"\xff" * 32, b"\xff" * 1456),
         (b"\xff" * 32, bytes(160)),
-        *((source.randbytes(32), source.randbytes(16 * count)) for count in (1, 2, 7, 40, 89)),
+        *((source.randbytes(32), source.randbytes(length)) for length in (0, 1, 15, 16, 17, 112, 639, 1424)),
     ]
     for key, data in cases:
-        assert _poly1305(machine, key, data) == Poly1305.generate_tag(key, data)
+        assert _poly1305(machine, key, data) == _expected_tag(key, data)
+    for length in (32, 33, 80):
+        key, data = source.randbytes(32), source.randbytes(length)
+        assert _poly1305(machine, key, data, 32) == _expected_tag(key, data, 32)
+    for below in range(-3, 8):  # r = 1: blocks, lengths and 3 * 2^128 add up to 2^130 - below, around the prime
+        total = 2**128 - below - (32 << 64)
+        one = 2**128 - 1 - (1 << 70)
+        data = one.to_bytes(16, "little") + (total - one).to_bytes(16, "little")
+        key = bytes((1,)) + bytes(31)
+        assert _poly1305(machine, key, data) == _expected_tag(key, data)
 
 
 def test_blake2s(machine: Processor) -> None:
     """RFC 7693 appendix B, and one-block messages against hashlib."""
-    order = firmware_order()
-    vector = (
-        0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19,
-    )  # fmt: skip
-    work, state, block, start, permutations = (HEAP + offset for offset in (0, 0x100, 0x200, 0x300, 0x400))
-    _put(machine, start, vector)
-    machine.write(permutations, order)
+    state, table = HEAP + 0x100, HEAP + 0x200
+    words = bytes(crypto()._TABLE)
+    vector = struct.unpack("<8I", words[:32])
+    machine.write(table, words)
     source = random.Random(3)
-    for message in (b"abc", b"", source.randbytes(64), b"\xff" * 64):
+    for message in (b"abc", b"", source.randbytes(63), source.randbytes(64), b"\xff" * 64):
         _put(machine, state, (vector[0] ^ 0x01010020, *vector[1:]))
-        machine.write(block, message.ljust(64, b"\0"))
-        machine.call("blake2s_start", work, state, block, start, len(message), -1)
-        machine.call("blake2s_rounds", work, 0, permutations)
-        machine.call("blake2s_finish", work, state)
+        machine.write(DATA, b"?" + message + b"\x55" * 64)
+        machine.call("blake2s_compress", HEAP, 0, state, table, DATA, 1, len(message), len(message), -1)
         assert machine.read(state, 32) == hashlib.blake2s(message).digest()
-
-
-def firmware_order() -> bytes:
-    from lopower_device import crypto
-
-    order: bytes = crypto._ORDER
-    return order
 
 
 def test_field(machine: Processor) -> None:
@@ -180,21 +178,33 @@ def test_field(machine: Processor) -> None:
         limbs_a[1] += extra >> 13
         limbs_b[1] += extra >> 13
         a, b = a + extra, b + extra
-        for name, arguments, expected in (
-            ("field_multiply", (SCRATCH, 0, A, B, OUT), a * b),
-            ("field_square", (SCRATCH, 0, A, OUT), a * a),
-            ("field_add", (A, 0, B, OUT), a + b),
-            ("field_subtract", (A, 0, B, OUT), a - b),
-            ("field_multiply_add", (A, 0, B, OUT), 121665 * a + b),
+        for kind, second, expected in (
+            (1, 1, a * b),
+            (2, 1, a * a),
+            (2, 5, a**32),
+            (3, 1, a + b),
+            (4, 1, a - b),
+            (5, 1, 121665 * a + b),
         ):
-            _put(machine, A, limbs_a)
-            _put(machine, B, limbs_b)
-            machine.call(name, *arguments)
-            result = _get(machine, OUT, 20)
-            assert _value(result) % PRIME == expected % PRIME, (name, a, b)
-            assert max(result) < 0x2000 + 200
-            machine.call("field_pack", OUT, DATA)
-            assert int.from_bytes(machine.read(DATA, 32), "little") == expected % PRIME, (name, a, b)
+            for target in (2, 0, 1):  # an operand may be the result
+                _put(machine, _element(0), limbs_a)
+                _put(machine, _element(1), limbs_b)
+                _field(machine, bytes((kind, 0, second, target, 0)))
+                result = _get(machine, _element(target), 20)
+                assert _value(result) % PRIME == expected % PRIME, (kind, a, b)
+                assert max(result) < 0x2000 + 200
+                machine.call("field_pack", X, target, DATA)
+                assert int.from_bytes(machine.read(DATA, 32), "little") == expected % PRIME, (kind, a, b)
+
+
+def test_field_limbs(machine: Processor) -> None:
+    """The greatest columns that can be: all limbs at what an operation may leave."""
+    for limbs in ([8191, 8191 + 264, *[8191] * 18], [8191] * 20, [0, 8455, *[0] * 17, 8191]):
+        value = _value(tuple(limbs))
+        _put(machine, _element(0), limbs)
+        for kind, expected in ((1, value * value), (2, value * value), (3, 2 * value), (4, 0), (5, 121666 * value)):
+            _field(machine, bytes((kind, 0, 1 if kind == 2 else 0, 1, 0)))
+            assert _value(_get(machine, _element(1), 20)) % PRIME == expected % PRIME
 
 
 def test_x25519(machine: Processor) -> None:
@@ -245,39 +255,43 @@ Secrets = Callable[[Processor, random.Random], None]
 
 def _run_aead(machine: Processor, source: random.Random) -> None:
     key = source.choice((bytes(32), b"\xff" * 32, source.randbytes(32)))
-    _chacha20(machine, key, source.randbytes(12), 0, source.randbytes(128))
-    _poly1305(machine, source.choice((key, source.randbytes(32))), source.randbytes(128))
+    machine.write(X + 64, struct.pack("<4I", *CONSTANTS))
+    machine.write(A, key)
+    machine.write(DATA, source.randbytes(16))
+    machine.write(DATA + 16, source.choice((bytes(150), source.randbytes(150))))
+    machine.call("chacha20_xor", X, 0, A, DATA, 16, 2, 0)
+    machine.call("poly1305", X, 0, DATA, 117, 0, 1)
+    if source.choice((True, False)):
+        machine.write(DATA + 16 + 117, source.randbytes(16))
+    machine.call("poly1305", X, 0, DATA, 117, 0, 0)
+    machine.call("chacha20_xor", X, 0, A, DATA, 16, 2, 1)
     machine.write(A, source.randbytes(16))
     machine.write(B, source.choice((source.randbytes(16), machine.read(A, 16))))
     machine.call("differ", A, 0, B, 0, 16)
 
 
 def _run_hash(machine: Processor, source: random.Random) -> None:
-    machine.write(HEAP + 0x400, firmware_order())
+    machine.write(HEAP + 0x400, bytes(crypto()._TABLE))
     machine.write(HEAP + 0x100, source.randbytes(32))
-    machine.write(HEAP + 0x200, source.randbytes(64))
-    machine.call("blake2s_start", HEAP, HEAP + 0x100, HEAP + 0x200, HEAP + 0x300, 64, 0)
-    machine.call("blake2s_rounds", HEAP, 0, HEAP + 0x400)
-    machine.call("blake2s_finish", HEAP, HEAP + 0x100)
+    machine.write(DATA, source.randbytes(64))
+    machine.call("blake2s_compress", HEAP, 0, HEAP + 0x100, HEAP + 0x400, DATA, 0, 50, 64, 0)
 
 
-def _run_ladder_step(machine: Processor, source: random.Random) -> None:
-    edge = source.choice((0, 1, PRIME - 1, PRIME, 2**255 - 1, source.getrandbits(255)))
-    _put(machine, A, _limbs(edge))
-    _put(machine, B, _limbs(source.getrandbits(255)))
+def _run_ladder(machine: Processor, source: random.Random) -> None:
     machine.write(DATA, source.choice((bytes(32), b"\xff" * 32, source.randbytes(32))))
-    machine.write(HEAP + 0x800, source.randbytes(320))
-    machine.call("conditional_swap", HEAP + 0x800, 0, DATA, 77)
-    machine.call("field_multiply", SCRATCH, 0, A, B, OUT)
-    machine.call("field_square", SCRATCH, 0, A, OUT)
-    machine.call("field_add", A, 0, B, OUT)
-    machine.call("field_subtract", A, 0, B, OUT)
-    machine.call("field_multiply_add", A, 0, B, OUT)
-    machine.call("field_pack", OUT, DATA)
-    machine.call("field_unpack", DATA, OUT)
+    machine.call("field_unpack", X, 0, DATA)
+    edge = source.choice((0, 1, PRIME - 1, PRIME, 2**255 - 1, source.getrandbits(255)))
+    _put(machine, _element(1), _limbs(edge))
+    for number in (2, 3, 4):
+        _put(machine, _element(number), _limbs(source.getrandbits(255)))
+    scalar = source.choice((bytes(32), b"\xff" * 32, source.randbytes(32)))
+    _field(machine, crypto()._LADDER, scalar, 254, 2)
+    _field(machine, crypto()._LADDER, scalar, 77, 1)
+    _field(machine, crypto()._INVERT)
+    machine.call("field_pack", X, 1, DATA)
 
 
-@pytest.mark.parametrize("operation", [_run_aead, _run_hash, _run_ladder_step])
+@pytest.mark.parametrize("operation", [_run_aead, _run_hash, _run_ladder])
 def test_secrets_steer_nothing(machine: Processor, operation: Secrets) -> None:
     """The same instructions run and the same addresses are touched for all keys, messages and points of one length."""
     traces = set()

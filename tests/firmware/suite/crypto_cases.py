@@ -41,39 +41,54 @@ def test_blake2s_self_test():
 
 def test_chacha20_block():
     """RFC 8439 section 2.3.2."""
-    state = crypto.Cipher(bytes(range(32)))._state
-    block = crypto.words(16)
-    for i, value in enumerate((1, 0x09000000, 0x4A000000, 0)):
-        state[28 + i] = value
-    k.chacha20_xor(state, 0, block, 0, 1)
-    assert bytes(block) == unhexlify(
+    x = crypto.words(92)
+    whole = b"expand 32-byte k" + bytes(range(32)) + unhexlify("01000000000000090000004a00000000")
+    for i in range(16):
+        x[16 + i] = int.from_bytes(whole[4 * i : 4 * i + 4], "little")
+    block = bytearray(64)
+    k.chacha20_xor(x, 0, x, block, 0, 1, -1)
+    assert block == unhexlify(
         "10f1e7e4d13b5915500fdd1fa32071c4c7d1f4c733c068030422aa9ac3d46c4e"
         "d2826446079faa0914c2d705d98b02a2b5129cd1de164eb9cbd083e8a2503c4e"
     )
 
 
 def test_poly1305():
-    """RFC 8439 appendix A.3, vectors 7 to 11: the edges of the field."""
-    for key, message, tag in (
-        ("02" + "00" * 31, "ff" * 16, "03" + "00" * 15),
-        ("02" + "00" * 15 + "ff" * 16, "02" + "00" * 15, "03" + "00" * 15),
-        ("01" + "00" * 31, "ff" * 16 + "f0" + "ff" * 15 + "11" + "00" * 15, "05" + "00" * 15),
-        ("01" + "00" * 31, "ff" * 16 + "fb" + "fe" * 15 + "01" * 16, "00" * 16),
-        ("02" + "00" * 31, "fd" + "ff" * 15, "fa" + "ff" * 15),
-    ):
-        assert _tag(unhexlify(key), unhexlify(message)) == unhexlify(tag)
+    """RFC 8439's message of section 2.8.2 with 16 bytes of associated data instead of 12, and the edges of the field.
+
+    Those are sums just below, at and above the prime, and limbs of all ones; the tags are of OpenSSL and of integers.
+    """
+    data = unhexlify(
+        "50515253c0c1c2c3c4c5c6c700000000"
+        "d31a8d34648e60db7b86afbc53ef7ec2a4aded51296e08fea9e2b5a736ee62d63dbea45e8ca9671282fafb69da92728b"
+        "1a71de0a9e060b2905d6a5b67ecd3b3692ddbd7f2d778b8c9803aee328091b58fab324e4fad675945585808b4831d7bc"
+        "3ff4def08e4b7a9de576d26586cec64b6116"
+    )
+    key = unhexlify("7bac2b252db447af09b67a55a4e955840ae1d6731075d9eb2a9375783ed553ff")
+    assert _tag(key, data, 114, 16) == unhexlify("0693ba6dffd900a89e6819e160075ea2")
+    for below in range(-3, 8):
+        # r = 1: the two blocks, that of the lengths and 3 * 2^128 add up to 2^130 - below
+        total = (1 << 128) - below - (32 << 64)
+        one = (1 << 128) - 1 - (1 << 70)
+        blocks = one.to_bytes(16, "little") + (total - one).to_bytes(16, "little")
+        expected = ((1 << 130) - below) % ((1 << 130) - 5) & ((1 << 128) - 1)
+        assert _tag(b"\1" + bytes(31), blocks, 32, 0) == expected.to_bytes(16, "little"), below
+    assert _tag(b"\xff" * 32, b"\xff" * 1424, 1424, 0) == unhexlify("3ca81b87101014444e28f3e985f11a8e")
 
 
-def _tag(key, message):
-    """Poly1305 of whole blocks."""
-    state, block, tag = crypto.words(40), crypto.words(16), bytearray(16)
-    k.chacha20_xor(crypto.words(32), 0, block, 0, 0)
+def _tag(key, message, length, associated):
+    """Poly1305 of an AEAD, by itself; what it writes is what it then accepts."""
+    x, packet = crypto.words(92), bytearray(16 + (len(message) + 15 & ~15) + 16)
     for i in range(8):
-        block[i] = int.from_bytes(key[4 * i : 4 * i + 4], "little")
-    k.poly1305_start(state, block)
-    k.poly1305_blocks(state, 0, bytearray(message), 0, len(message) // 16, 0x800)
-    k.poly1305_finish(state, block, tag)
-    return bytes(tag)
+        x[32 + i] = int.from_bytes(key[4 * i : 4 * i + 4], "little")
+    packet[16 : 16 + len(message)] = message
+    assert not k.poly1305(x, 0, packet, length, associated, 1)
+    tag = bytes(packet[16 + len(message) : 32 + len(message)])
+    assert not k.poly1305(x, 0, packet, length, associated, 0)
+    packet[16 + len(message) : 32 + len(message)] = tag
+    packet[20] ^= 1
+    assert k.poly1305(x, 0, packet, length, associated, 0)
+    return tag
 
 
 def test_aead():
@@ -157,7 +172,7 @@ def test_points_beyond_the_prime():
 def test_x25519_pauses():
     """A multiplication is done in slices: that is what keeps a program running over a rekey."""
     pauses = sum(1 for _ in crypto.x25519(bytes(range(32)), crypto.BASE_POINT))
-    assert pauses == 255 // crypto.STEPS + 1
+    assert pauses == 255 // crypto.STEPS + 2  # the last one is the inversion
 
 
 def test_replay_window():

@@ -278,11 +278,12 @@ class Proxy:
         peer = self.peer
         peer.rx[: len(datagram)] = datagram
         length = peer.receive(len(datagram), self._now())
-        while peer.step(self._now()):
-            pass
         if length:
             self.received.append(bytes(memoryview(peer.rx)[16 : 16 + length]))
             self.stack.receive(length, self._now())
+        while peer.step(self._now()):
+            pass
+        if length:
             self.serve()
 
     def serve(self):

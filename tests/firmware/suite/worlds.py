@@ -28,8 +28,7 @@ class Wire:
     """Stands for a peer between two stacks: packets with loss, duplicates and reordering by percent."""
 
     def __init__(self):
-        self.tx = bytearray(1600)
-        self.rx = bytearray(1600)
+        self.tx = self.rx = bytearray(1600)
         self.sent = []
 
     def send(self, length, now):
@@ -182,8 +181,9 @@ class Tunnel:
         peer = self.peers[side]
         k.copy(peer.rx, 0, datagram, 0, min(len(datagram), 1536))
         length = peer.receive(len(datagram), self.now)
+        packet = bytes(memoryview(peer.rx)[16 : 16 + length]) if length else None
         self.compute(peer)
-        return bytes(memoryview(peer.rx)[16 : 16 + length]) if length else None
+        return packet
 
     def send(self, side, packet):
         """A packet into one end."""

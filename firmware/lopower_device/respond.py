@@ -1,0 +1,59 @@
+"""The answer to a proxy that initiates (whitepaper sections 5.4.2 and 5.4.3). Loaded for one answer: few proxies do."""
+
+from .crypto import BASE_POINT, Cipher, blake2s, hkdf, x25519
+from .noise import CHAINING_KEY, HASH
+
+
+def respond(peer, message):
+    """Generator. Returns (the message up to mac1, sending key, receiving key, our index, the proxy's), or None."""
+    result = yield from consume_initiation(peer.static, message)
+    if result is None:
+        peer._drop("not_authentic")
+        return None
+    timestamp, state = result
+    if timestamp <= peer._greatest_timestamp:
+        peer._drop("timestamp_not_newer")
+        return None
+    peer._greatest_timestamp = timestamp
+    index, remote_index = peer._new_index(), message[4:8]
+    made = yield from create_response(peer.static, state, index, remote_index, peer._entropy(32))
+    return None if made is None else made + (index, remote_index)  # noqa: RUF005 - MicroPython has no other way
+
+
+def consume_initiation(static, message):
+    """Generator. Returns (timestamp, state for `create_response`), or None unless it is the proxy's."""
+    public = message[8:40]
+    h = blake2s(blake2s(HASH + static.public_key) + public)
+    ck = hkdf(CHAINING_KEY, public, 1)[0]
+    shared = yield from x25519(static.private_key, public)
+    if shared is None:
+        return None
+    ck, key = hkdf(ck, shared, 2)
+    if Cipher(key).open_message(message[40:88], h) != static.remote_key:
+        return None
+    h = blake2s(h + message[40:88])
+    yield
+    ck, key = hkdf(ck, static.static_static, 2)
+    timestamp = Cipher(key).open_message(message[88:116], h)
+    if timestamp is None:
+        return None
+    return timestamp, (ck, blake2s(h + message[88:116]), public)
+
+
+def create_response(static, state, sender, receiver, ephemeral):
+    """Generator. Returns (the message up to mac1, sending key, receiving key), or None."""
+    ck, h, remote = state
+    public = yield from x25519(ephemeral, BASE_POINT)
+    h = blake2s(h + public)
+    ck = hkdf(ck, public, 1)[0]
+    for point in (remote, static.remote_key):
+        shared = yield from x25519(ephemeral, point)
+        if shared is None:
+            return None
+        ck = hkdf(ck, shared, 1)[0]
+    ck, t, key = hkdf(ck, static.preshared_key, 3)
+    h = blake2s(h + t)
+    message = b"\x02\x00\x00\x00" + sender + receiver + public + Cipher(key).seal_message(b"", h)
+    yield
+    receiving, sending = hkdf(ck, b"", 2)
+    return message, sending, receiving
