@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SIDECAR := $(BIN)/lopower-sidecar
+TAILNET := $(BIN)/lopower-test-tailnet
 
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
   zbar-tools faketime curl iputils-ping zsh fish systemd
@@ -22,7 +23,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed -e '.[dev]'
 	@touch $@
 
-demo: setup               ## a daemon, virtual devices and real traffic on loopback; KEEP=1 leaves the daemon up
+demo: setup $(if $(shell command -v go),$(TAILNET))  ## a daemon, a tailnet and virtual devices on loopback; KEEP=1 leaves it up
 	@$(BIN)/python -m lopower_hil.demo $(if $(KEEP),--keep)
 
 bench-quick: $(STAMP)     ## CPU per GB and Mbit/s up and down, connects/s, against wireguard-go in the same run
@@ -42,12 +43,16 @@ $(SIDECAR): $(wildcard host/sidecar/*.go) host/sidecar/go.mod host/sidecar/build
 	@echo "building the sidecar; the first time takes some minutes"
 	sh host/sidecar/build.sh $@
 
+$(TAILNET): $(wildcard hil/tailnet_world/*.go) hil/tailnet_world/go.mod host/sidecar/build.sh | $(SIDECAR)
+	@echo "building the test tailnet"
+	sh host/sidecar/build.sh $@ hil/tailnet_world
+
 lint: $(STAMP)            ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)           ## mypy, strict
-	$(BIN)/mypy host hil provisioning tests
+	$(BIN)/mypy host hil provisioning tests hatch_build.py
 
 contracts: $(STAMP)       ## which package may import which
 	$(BIN)/lint-imports
@@ -69,7 +74,7 @@ test-go:                  # the sidecar's own tests
 test-programs:            # built once, so that no test waits for a compiler
 	@if command -v go >/dev/null; then \
 	  echo "building the programs that tests talk to"; \
-	  $(BIN)/python -m tests.support.wireguard_go && $(BIN)/python -m tests.support.tailnet_world; \
+	  $(BIN)/python -m tests.support.wireguard_go && $(MAKE) --no-print-directory $(TAILNET); \
 	fi
 
 test-packages:

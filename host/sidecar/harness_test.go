@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// The tests run the program itself against the test tailnet of tests/tailnet/world. LOPOWER_SIDECAR and LOPOWER_WORLD name
+// The tests run the program itself against the test tailnet of hil/tailnet_world. LOPOWER_SIDECAR and LOPOWER_WORLD name
 // programs that are built already, for example with -race.
 var sidecarProgram, worldProgram string
 
@@ -51,14 +51,8 @@ func buildPrograms(directory string) error {
 	}
 	if worldProgram = os.Getenv("LOPOWER_WORLD"); worldProgram == "" {
 		worldProgram = filepath.Join(directory, "world")
-		tags, err := exec.Command("./build.sh", "--tags").Output()
-		if err != nil {
-			return err
-		}
-		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", strings.TrimSpace(string(tags)), "-o", worldProgram, ".")
-		build.Dir = filepath.Join("..", "..", "tests", "tailnet", "world")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if output, err := build.CombinedOutput(); err != nil {
+		source := filepath.Join("..", "..", "hil", "tailnet_world")
+		if output, err := exec.Command("./build.sh", worldProgram, source).CombinedOutput(); err != nil {
 			return fmt.Errorf("building the test tailnet: %w\n%s", err, output)
 		}
 	}

@@ -266,6 +266,13 @@ async def test_there_is_nothing_else(world: World, path: str, method: str, statu
     assert (await get(world, path, method=method))[0] == status
 
 
+async def test_closing_waits_for_no_request(world: World) -> None:
+    stream = await device_of(world).connect(GATEWAYS[0], 80)
+    await asyncio.wait_for(world.bridge.close(0), 10)
+    world.wake()
+    assert await stream.read() == b""
+
+
 async def test_the_page_stays_open_for_further_requests(world: World) -> None:
     stream = await device_of(world).connect(GATEWAYS[0], 80)
     for _ in range(3):

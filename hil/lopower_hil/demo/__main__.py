@@ -1,6 +1,6 @@
-"""The demonstration: a daemon on loopback with a temporary state directory, two virtual devices, and what they can do.
+"""The demonstration: a daemon and a test tailnet on loopback, two virtual devices, and what passes between them.
 
-Exit code 0 if every step ended as it should. With `--keep` the daemon stays up until Ctrl-C.
+Exit code 0 if every step ended as it should. With `--keep` all of it stays up until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -9,199 +9,165 @@ import argparse
 import asyncio
 import json
 import os
-import shlex
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import qrcode
-
+from lopower.control.errors import ControlError
+from lopower_hil.demo import screen, tailnet
+from lopower_hil.demo.processes import PROGRAMS, Demonstration, free_port
 from lopower_hil.demo.servers import HOST
 from lopower_hil.demo.steps import STEPS, Gateway, StepFailedError
+from lopower_hil.tailnet_world import TailnetWorld, TailnetWorldError
 from lopower_hil.virtual_device import DeviceConfiguration, VirtualDevice
 
-LOPOWER = str(Path(sys.executable).with_name("lopower"))
-START_SECONDS = 20.0
+# What can go wrong in a step without being a fault of the demonstration itself.
+_FAILURES = (StepFailedError, TailnetWorldError, ControlError, OSError, EOFError, TimeoutError)
 
 
-class Demonstration:
-    """The processes of one demonstration, and the temporary directory they live in."""
+class Results:
+    """What has been shown, and how much of it failed."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.state = directory / "state"
-        self.began = time.monotonic()
-        self.processes: list[subprocess.Popen[str]] = []
+    def __init__(self) -> None:
+        self.failed = 0
 
-    def say(self, text: str = "") -> None:
-        """One line, now."""
-        print(text, flush=True)
-
-    def lopower(self, *arguments: str) -> str:
-        """Run `lopower …` against this demonstration's daemon; its standard output."""
-        done = subprocess.run(
-            [LOPOWER, *arguments, "--state-dir", str(self.state)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise StepFailedError(f"lopower {shlex.join(arguments)}: {done.stderr.strip()}")
-        return done.stdout
-
-    def start_servers(self) -> dict[str, int]:
-        """Start what the devices will talk to; the ports."""
-        servers = subprocess.Popen(
-            [sys.executable, "-m", "lopower_hil.demo.servers"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.processes.append(servers)
-        assert servers.stdout is not None
-        ports: dict[str, int] = json.loads(servers.stdout.readline())
-        return ports
-
-    def start_daemon(self, resolver_port: int) -> int:
-        """Start `lopower up` and wait until it answers; its UDP port."""
-        port = free_udp_port()
-        log = (self.directory / "daemon.log").open("w")
-        command = [
-            LOPOWER, "up", "--state-dir", str(self.state), "--listen", f"{HOST}:{port}",
-            "--endpoint", f"{HOST}:{port}", "--dns-route", f"demo.example={HOST}:{resolver_port}",
-        ]  # fmt: skip
-        self.say(f"$ {shlex.join(['lopower', *command[1:]])} &")
-        daemon = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
-        log.close()
-        self.processes.append(daemon)
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self.lopower("status")
-                return port
-            except StepFailedError as error:
-                if daemon.poll() is not None or time.monotonic() > deadline:
-                    said = (self.directory / "daemon.log").read_text().strip()
-                    raise StepFailedError(f"the daemon did not start: {said or error}") from None
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        """End all processes, in order, and wait for them."""
-        for process in reversed(self.processes):
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self.processes:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+    async def show(self, name: str, step: Callable[[], Awaitable[str]]) -> bool:
+        """Run one step and say how it ended; whether it did as it should."""
+        began = time.monotonic()
+        try:
+            result = await step()
+        except _FAILURES as error:
+            self.failed += 1
+            screen.step(name, time.monotonic() - began, f"{type(error).__name__}: {error}", failed=True)
+            return False
+        screen.step(name, time.monotonic() - began, result)
+        return True
 
 
-def free_udp_port() -> int:
-    """A UDP port that nobody uses now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def free_tcp_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def show_qr(text: str) -> None:
-    """The QR code of a configuration, in half blocks."""
-    code = qrcode.QRCode(border=2, error_correction=qrcode.ERROR_CORRECT_L)
-    code.add_data(text)
-    code.print_ascii(out=sys.stdout, invert=True)
-
-
-async def run_steps(demonstration: Demonstration, configurations: dict[str, str], gateway: Gateway) -> int:
-    """All steps with the first device, the first few with the others; how many failed."""
-    failed = 0
-    for position, (name, text) in enumerate(configurations.items()):
-        demonstration.say(f"\n{name}")
-        async with VirtualDevice(DeviceConfiguration.parse(text)) as device:
-            for title, step in STEPS if position == 0 else STEPS[:3]:
-                began = time.monotonic()
-                try:
-                    result = await step(device, gateway)
-                    mark = "ok  "
-                except (StepFailedError, OSError, EOFError, TimeoutError) as error:
-                    failed += 1
-                    result, mark = f"{type(error).__name__}: {error}", "FAIL"
-                demonstration.say(f"  {mark} {title:<28} {(time.monotonic() - began) * 1e3:8.1f} ms   {result}")
-                if mark == "FAIL" and title == "handshake":
-                    break  # without a session nothing else can succeed
-    return failed
-
-
-def demonstrate(demonstration: Demonstration, keep: bool) -> int:
+async def demonstrate(demonstration: Demonstration, stack: AsyncExitStack, keep: bool) -> int:
     """Run it all; the exit code."""
-    say = demonstration.say
-    demonstration.state.mkdir(mode=0o700)
-    ports = demonstration.start_servers()
-    demonstration.start_daemon(ports["resolver"])
-    configurations: dict[str, str] = {}
-    for name in ("kitchen", "garden"):
-        say(f"$ lopower device add {name}")
-        configurations[name] = demonstration.lopower("device", "add", name)
-    say()
-    say(configurations["kitchen"].rstrip())
-    say()
-    show_qr(configurations["kitchen"])
-    closed = free_tcp_port()
+    results = Results()
+    world = await start_tailnet(stack)
+    ports = await demonstration.start_servers()
+    driver = ["--tailnet", "host"] if world is None else ["--tailnet", "tsnet", "--control-url", world.control_url]
+    await demonstration.start_daemon("--dns-route", f"demo.example={HOST}:{ports['resolver']}", *driver)
+    configurations = [await demonstration.add_device(name) for name in ("kitchen", "garden")]
+    text, code = configurations[0]
+    screen.say(f"\n{text.rstrip()}")
+    screen.show_qr(code)
+    gateway = await serve_ports(demonstration, ports)
+    kitchen, garden = [VirtualDevice(DeviceConfiguration.parse(text)) for text, _ in configurations]
+
+    screen.title("kitchen")
+    await stack.enter_async_context(kitchen)
+    await show_device(results, kitchen, gateway, len(STEPS))
+    screen.title("garden")
+    await stack.enter_async_context(garden)
+    await show_device(results, garden, gateway, 3)
+    if world is not None:
+        screen.title("the tailnet")
+        page = tailnet.DevicePage(kitchen)
+        stack.push_async_callback(page.close)
+        await tailnet.TailnetSteps(demonstration, world, kitchen, gateway.ipv4).run(results.show)
+    screen.say()
+    await demonstration.type_lopower("device", "list")
+    seconds = time.monotonic() - demonstration.began
+    verdict = f"{results.failed} steps failed" if results.failed else "all steps ended as they should"
+    screen.say(f"\n{verdict}, after {seconds:.1f} s")
+    if keep:
+        await keep_up(demonstration, stack, world)
+    return 1 if results.failed else 0
+
+
+async def start_tailnet(stack: AsyncExitStack) -> TailnetWorld | None:
+    """Start the test tailnet; None where it cannot be, which is said."""
+    began = time.monotonic()
+    try:
+        if missing := tailnet.what_is_missing():
+            raise TailnetWorldError(missing)
+        world = await stack.enter_async_context(tailnet.running_tailnet())
+    except TailnetWorldError as error:
+        screen.say(f"Without a tailnet: {error}.")
+        screen.say("This is the host driver: devices reach the tailnet that this host is in, if it is in one.\n")
+        return None
+    nodes = " and ".join(f"{name} ({addresses[0]})" for name, addresses in world.peers.items())
+    screen.say(f"A test tailnet on loopback, {world.domain}, with {nodes}, after {time.monotonic() - began:.1f} s\n")
+    return world
+
+
+async def serve_ports(demonstration: Demonstration, ports: dict[str, int]) -> Gateway:
+    """Let devices reach what runs on this host; where they find it."""
+    closed = free_port(socket.SOCK_STREAM)
     for port in (ports["web"], ports["bulk"], closed):
-        say(f"$ lopower serve {port}")
-        demonstration.lopower("serve", str(port))
-    server: dict[str, Any] = json.loads(demonstration.lopower("server", "show", "--json"))
-    gateway = Gateway(
+        await demonstration.type_lopower("serve", str(port))
+    server: dict[str, Any] = json.loads(await demonstration.lopower("server", "show", "--json"))
+    return Gateway(
         ipv4=server["gateway_ipv4"],
         ipv6=server["gateway_ipv6"],
         web_port=ports["web"],
         bulk_port=ports["bulk"],
         closed_port=closed,
     )
-    failed = asyncio.run(run_steps(demonstration, configurations, gateway))
-    say("\n$ lopower device list")
-    say(demonstration.lopower("device", "list").rstrip())
-    seconds = time.monotonic() - demonstration.began
-    say(f"\n{'all steps ended as they should' if not failed else f'{failed} steps failed'}, after {seconds:.1f} s")
-    if keep:
-        state = demonstration.state
-        say(f"The daemon stays up: try `lopower status --state-dir {state}`. Ctrl-C ends it.")
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            say()
-    return 1 if failed else 0
+
+
+async def show_device(results: Results, device: VirtualDevice, gateway: Gateway, count: int) -> None:
+    """The first steps of a device; without the handshake no other can succeed."""
+    for name, step in STEPS[:count]:
+        if not await results.show(name, partial(step, device, gateway)) and name == "handshake":
+            return
+
+
+async def keep_up(demonstration: Demonstration, stack: AsyncExitStack, world: TailnetWorld | None) -> None:
+    """Say how to talk to what is up, and wait for Ctrl-C."""
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    program, here = PROGRAMS / "lopower", Path.cwd()
+    program = program.relative_to(here) if program.is_relative_to(here) else program
+    screen.say("\nEverything stays up; Ctrl-C ends it. In another terminal, to the daemon:\n")
+    screen.say(f"  export LOPOWER_STATE_DIR={demonstration.state}")
+    for arguments in ("status", "ping kitchen", "device show kitchen"):
+        screen.say(f"  {program} {arguments}")
+    if world is not None:
+        screen.say("\nand to the tailnet, by proxies that fetch pages as one of its nodes:\n")
+        for peer in world.peers:
+            proxy = tailnet.PeerProxy(world, peer)
+            stack.push_async_callback(proxy.close)
+            screen.say(f"  curl --proxy http://{HOST}:{await proxy.start()} http://kitchen/  # as {peer}")
+        screen.say(f"  {program} expose kitchen --node  # lets {tailnet.STRANGER} in, too")
+    screen.say("")
+    await ended.wait()
+    screen.say()
+
+
+async def run(keep: bool) -> int:
+    """The demonstration in a directory of its own; whatever happens, its processes end."""
+    with tempfile.TemporaryDirectory(prefix="lopower-demo-") as directory:
+        os.chmod(directory, 0o700)
+        async with AsyncExitStack() as stack:
+            demonstration = Demonstration(Path(directory))
+            stack.push_async_callback(demonstration.stop)
+            return await demonstrate(demonstration, stack, keep)
 
 
 def main() -> int:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave the daemon up until Ctrl-C")
-    keep = parser.parse_args().keep
-    with tempfile.TemporaryDirectory(prefix="lopower-demo-") as directory:
-        os.chmod(directory, 0o700)
-        demonstration = Demonstration(Path(directory))
-        try:
-            return demonstrate(demonstration, keep)
-        except StepFailedError as error:
-            print(f"demo: {error}", file=sys.stderr)
-            return 1
-        finally:
-            demonstration.stop()
+    parser.add_argument("--keep", action="store_true", help="leave it all up until Ctrl-C")
+    try:
+        return asyncio.run(run(parser.parse_args().keep))
+    except _FAILURES as error:
+        print(f"demo: {error or type(error).__name__}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

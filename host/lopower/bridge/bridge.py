@@ -267,7 +267,7 @@ class Bridge:
         while any(flow.kind == "tcp" for flow in self.flows) and self._clock() < deadline:  # noqa: ASYNC110 (a few polls)
             await asyncio.sleep(_CLOSE_POLL_SECONDS)
         await self._dns.close()
-        await self._page.close(0)
+        await self._page.close()
         await self._tailnet_echo.close()
         now = self._clock()
         for flow in self.flows:

@@ -33,6 +33,7 @@ _HEADERS: Final = {
 }
 # The page takes no body, and no header that matters is long: a device cannot make the host hold more.
 _MAX_LINE: Final = 4096
+_CLOSE_SECONDS: Final = 0.1  # aiohttp takes 0 for no limit
 _STYLE: Final = """
 :root{color-scheme:light dark}
 body{font:1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:0 auto;padding:1.5rem 1rem}
@@ -163,9 +164,9 @@ class PageService:
         """As `TcpService.accept`."""
         ConnectionTransport(self._table, state, connection, self._server(), self._clock, now)
 
-    async def close(self, timeout: float) -> None:
+    async def close(self) -> None:
         """End all requests."""
-        await self._server.shutdown(timeout)
+        await self._server.shutdown(_CLOSE_SECONDS)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         transport = request.transport

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 # In the state directory: the nodes' keys.
 NODES_DIRECTORY: Final = "tailnet"
 SIDECAR_MISSING: Final = (
-    "the program lopower-sidecar, which joins the tailnet, is not installed: `make setup` builds it where Go is"
+    "the program lopower-sidecar, which joins the tailnet, is not installed: install Go (https://go.dev/dl/), and then "
+    "lopower again, which builds it (`pipx install --force .`, or `make setup` in a checkout)"
 )
 
 

@@ -13,9 +13,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,7 +56,8 @@ func main() {
 	verbose := flag.Bool("verbose", false, "the library's messages to stderr")
 	flag.Parse()
 	if err := run(strings.Split(*names, ","), *domain, *directory, *verbose); err != nil {
-		log.Fatal(err)
+		fmt.Fprintln(os.Stderr, "test tailnet:", err) // the log may be silent
+		os.Exit(1)
 	}
 }
 
@@ -62,6 +65,9 @@ func run(names []string, domain, directory string, verbose bool) error {
 	envknob.SetNoLogsNoSupport()
 	for key, value := range map[string]string{"TS_DISABLE_PORTMAPPER": "1", "TS_PANIC_IF_HIT_MAIN_CONTROL": "1"} {
 		envknob.Setenv(key, value)
+	}
+	if !online() {
+		return errors.New("no network of this host is up but loopback, and Tailscale's library waits for one")
 	}
 	if directory == "" {
 		made, err := os.MkdirTemp("", "lopower-world-")
@@ -102,8 +108,26 @@ func run(names []string, domain, directory string, verbose bool) error {
 			_ = output.Encode(answer)
 		}()
 	}
-	cancel()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.peers {
+		_ = p.server.Close() // what writes to the directory no longer can be removed with it
+	}
 	return nil // the process ends, and with it all sockets
+}
+
+// online reports whether there is an address that the library takes for a network; it asks nobody.
+func online() bool {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return true // then let the library find out
+	}
+	for _, address := range addresses {
+		if n, ok := address.(*net.IPNet); ok && !n.IP.IsLoopback() && !n.IP.IsLinkLocalUnicast() {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *world) peerNamed(name string) (*peer, error) {

@@ -1,4 +1,4 @@
-module lopower/tests/world
+module lopower/hil/tailnet_world
 
 go 1.26.6
 
