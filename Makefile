@@ -8,7 +8,7 @@ SIDECAR := $(BIN)/lopower-sidecar
 TAILNET := $(BIN)/lopower-test-tailnet
 
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
-  zbar-tools faketime curl iputils-ping zsh fish systemd
+  zbar-tools faketime curl iputils-ping zsh fish systemd openssh-server
 
 .PHONY: setup sidecar demo test lint types contracts check bench-quick bench-firmware clean
 .DEFAULT_GOAL := help

@@ -19,22 +19,29 @@ class Chip:
         image_id: the chip identifier in an image's header.
         image_offset: bytes from the start of the flash to where a stock image is written.
         architecture: what mpy-cross compiles native code for.
+        stock_board: what micropython.org calls the image for any board with this chip.
     """
 
     name: str
     image_id: int
     image_offset: int
     architecture: str
+    stock_board: str
+
+    @property
+    def short_name(self) -> str:
+        """As esptool's options write it: esp32s3."""
+        return self.name.lower().replace("-", "")
 
 
 CHIPS: Final = (
-    Chip("ESP32", 0, 0x1000, "xtensawin"),
-    Chip("ESP32-S2", 2, 0x1000, "xtensawin"),
-    Chip("ESP32-C3", 5, 0x0, "rv32imc"),
-    Chip("ESP32-S3", 9, 0x0, "xtensawin"),
-    Chip("ESP32-C6", 13, 0x0, "rv32imc"),
-    Chip("ESP32-P4", 18, 0x2000, "rv32imc"),
-    Chip("ESP32-C5", 23, 0x2000, "rv32imc"),
+    Chip("ESP32", 0, 0x1000, "xtensawin", "ESP32_GENERIC"),
+    Chip("ESP32-S2", 2, 0x1000, "xtensawin", "ESP32_GENERIC_S2"),
+    Chip("ESP32-C3", 5, 0x0, "rv32imc", "ESP32_GENERIC_C3"),
+    Chip("ESP32-S3", 9, 0x0, "xtensawin", "ESP32_GENERIC_S3"),
+    Chip("ESP32-C6", 13, 0x0, "rv32imc", "ESP32_GENERIC_C6"),
+    Chip("ESP32-P4", 18, 0x2000, "rv32imc", "ESP32_GENERIC_P4"),
+    Chip("ESP32-C5", 23, 0x2000, "rv32imc", "ESP32_GENERIC_C5"),
 )
 
 _NAMES: Final = {chip.name: chip for chip in CHIPS}

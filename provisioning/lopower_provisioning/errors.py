@@ -16,6 +16,14 @@ class BoardState(Enum):
     WRITTEN = (
         "Everything is written and verified; the board was not restarted. Press RESET, or unplug it and plug it in."
     )
+    WITHOUT_KEY = (
+        "Everything is written and verified, but the board has no key yet, so it does not connect. "
+        "Run the same command again; it begins anew."
+    )
+    SILENT = (
+        "The board is flashed and has its key; the proxy has not heard of it. It goes on trying by itself, "
+        "and what is wrong with its settings is put right by running the same command again."
+    )
 
 
 class ProvisioningError(Exception):
@@ -46,3 +54,11 @@ class FilesystemError(ProvisioningError):
 
 class FlashError(ProvisioningError):
     """Talking to the board failed."""
+
+
+class DownloadError(ProvisioningError):
+    """Something does not come from the network as it should."""
+
+
+class RefusedError(ProvisioningError):
+    """The user has to say yes to it, and has not."""

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from lopower_provisioning.errors import FilesystemError
-from lopower_provisioning.partitions import BLOCK_SIZE
+from lopower_provisioning.partitions import BLOCK_SIZE, Region
 
 MAX_USER_FILES: Final = 1000
 MAX_USER_BYTES: Final = 32 << 20
@@ -25,6 +25,7 @@ MAX_USER_BYTES: Final = 32 << 20
 _RESERVED: Final = frozenset({"boot", "lopower", "lopower_a", "lopower_b"})  # without what follows a dot
 _NAME_MAX: Final = 255
 _ERASED: Final = b"\xff" * BLOCK_SIZE
+_MARGIN: Final = 4  # blocks
 _SKIPPED: Final = frozenset({"__pycache__"})
 
 
@@ -98,8 +99,7 @@ def build(
 ) -> bytes:
     """The file system's blocks, from its first to its last used one.
 
-    What follows up to `size` need not be written: littlefs erases a block before it writes to it, so whatever lies
-    there is never read.
+    Not all of them have to be written: see `pieces`.
 
     Args:
         size: bytes of the region that it is made for.
@@ -113,6 +113,31 @@ def build(
     for name, content in (user or {}).items():
         files[_checked(name)] = content
     return littlefs(files, size)
+
+
+def pieces(content: bytes, region: Region) -> list[tuple[int, bytes]]:
+    """What of a file system has to be written: (offset in bytes from the start of the flash, content).
+
+    littlefs begins with blocks 0 and 1 and goes on somewhere else; what lies between is erased before it is used, and
+    erasing it here would take a board many seconds. Directories are pairs of blocks of which one may not be written
+    yet: it is neighbour of the other, and must not hold what an older file system left there, which may look newer.
+    """
+    count = region.size // BLOCK_SIZE
+    blocks = [content[at : at + BLOCK_SIZE] for at in range(0, len(content), BLOCK_SIZE)]
+    wanted = sorted(
+        {
+            near
+            for place, block in enumerate(blocks)
+            if block != _ERASED
+            for near in range(max(0, place - _MARGIN), min(count, place + _MARGIN + 1))
+        }
+    )
+    found: list[tuple[int, bytearray]] = []
+    for place in wanted:
+        if not found or found[-1][0] + len(found[-1][1]) != place * BLOCK_SIZE:
+            found.append((place * BLOCK_SIZE, bytearray()))
+        found[-1][1].extend(blocks[place] if place < len(blocks) else _ERASED)
+    return [(region.offset + offset, bytes(part)) for offset, part in found]
 
 
 def littlefs(files: Mapping[str, bytes], size: int) -> bytes:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import threading
 import zlib
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from typing import Any, Final
 from lopower_provisioning import chips
 from lopower_provisioning.chips import Chip
 from lopower_provisioning.errors import BoardState, FlashError
+from lopower_provisioning.ports import check_right
 
 ROM_BAUD: Final = 115_200
 WRITE_BAUD: Final = 460_800
@@ -62,7 +62,7 @@ def connect(port: str, *, reset: bool = True) -> Board:
     except ImportError:
         raise FlashError("esptool is not installed", "install it with: pip install 'lopower[flash]'") from None
     _install_logger()
-    _check_right(port)
+    check_right(port)
     esp: Any = None
     try:
         esp = detect_chip(port, ROM_BAUD, "default-reset" if reset else "no-reset", False, CONNECT_ATTEMPTS)
@@ -123,6 +123,18 @@ class Board:
         """Give the port back. The board stays as it is."""
         _close(self._esp)
 
+    def read(self, offset: int, size: int) -> bytes:
+        """What the flash holds. Raises FlashError if it cannot be read."""
+        try:
+            content: bytes = self._esp.read_flash(offset, size)
+        except Exception as error:
+            raise FlashError(
+                f"reading the flash of the board at {self.port} failed: {_reason(error)}",
+                "try another cable",
+                self.state,
+            ) from error
+        return content
+
     def write(self, regions: Sequence[tuple[int, bytes]], progress: Progress = lambda step, done: None) -> None:
         """Write all regions in one pass, then compare what the flash holds with what was meant to be there.
 
@@ -157,7 +169,11 @@ class Board:
         except FlashError:
             raise
         except Exception as error:
-            raise FlashError(f"writing to the board at {self.port} failed: {_reason(error)}", "", self.state) from error
+            raise FlashError(
+                f"writing to the board at {self.port} failed: {_reason(error)}",
+                "see that the cable sits well, or try another one or another USB port",
+                self.state,
+            ) from error
         finally:
             _current.meter = None
         self.state = BoardState.WRITTEN
@@ -170,7 +186,9 @@ class Board:
         try:
             reset_chip(self._esp, "hard-reset")
         except Exception as error:
-            raise FlashError(f"the board at {self.port} was not restarted: {_reason(error)}", "", self.state) from error
+            raise FlashError(
+                f"the board at {self.port} was not restarted: {_reason(error)}", "press RESET", self.state
+            ) from error
 
     def _refuse_locked(self) -> None:
         """What such a chip would be given it could not start."""
@@ -217,6 +235,7 @@ _current: Final = _Current()
 @cache  # esptool has one logger in a process, which cannot be replaced once more
 def _install_logger() -> None:
     from esptool.logger import TemplateLogger, log
+    from esptool.reset import ResetStrategy
 
     class Logger(TemplateLogger):  # type: ignore[misc]
         """What esptool says goes to the log; its progress to the meter."""
@@ -248,18 +267,8 @@ def _install_logger() -> None:
             """The log has levels of its own."""
 
     log.set_logger(Logger())
-
-
-def _check_right(port: str) -> None:
-    if os.name == "posix" and port.startswith("/"):
-        if not os.path.exists(port):
-            raise FlashError(f"there is no {port}", "is the board plugged in? `ls /dev/tty*` shows what there is")
-        if not os.access(port, os.R_OK | os.W_OK):
-            raise FlashError(
-                f"you may not use {port}",
-                "add yourself to the port's group (dialout, or uucp on Arch) and log in again: "
-                "sudo usermod -aG dialout $USER",
-            )
+    # It took the logger of the time when it was imported. A port without control lines, such as a pty, is no fault.
+    ResetStrategy.print_once.print_callback = lambda text: _log.debug("%s", text)
 
 
 def _reason(error: Exception) -> str:

@@ -50,6 +50,13 @@ class Image:
 
         Raises ImageError if the flash is too small, or if the image itself covers that place.
         """
+        # Byte 3 of the header: the bootloader does not start on less flash than it names (ESP-IDF's esp_flash_api.c).
+        wanted = (1 << 20) << (self.content[3] >> 4)
+        if wanted > flash_size:
+            raise ImageError(
+                f"the image is made for {wanted >> 20} MB of flash, the board has {flash_size >> 20}",
+                "take the image for a board with less flash: --board, or --image",
+            )
         region = partitions.filesystem_region(self.partitions, flash_size)
         end = self.chip.image_offset + len(self.content)
         if end > region.offset:

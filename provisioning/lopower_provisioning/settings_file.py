@@ -1,4 +1,4 @@
-"""/lopower.json, which the device reads at its start, from a configuration in the format of wg-quick(8).
+"""/lopower.json, which the device reads at its start, from a configuration in the format of wg-quick(8) or in JSON.
 
 Texts here hold keys and passwords: no error quotes a value, and no repr shows one.
 """
@@ -9,8 +9,9 @@ import base64
 import binascii
 import ipaddress
 import json
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from lopower_provisioning.errors import SettingsError
@@ -22,6 +23,37 @@ _PEER: Final = frozenset({"publickey", "presharedkey", "endpoint", "allowedips",
 
 
 @dataclass(frozen=True, slots=True)
+class StaticAddress:
+    """What the board has instead of asking DHCP, as texts."""
+
+    address: str
+    netmask: str
+    gateway: str
+    dns: str
+
+    @classmethod
+    def parse(cls, text: str) -> StaticAddress:
+        """Read ADDRESS/PREFIX,GATEWAY[,DNS]; without DNS the gateway is asked.
+
+        Raises SettingsError if it is not that, or if the gateway is not in the address's network.
+        """
+        try:
+            address, gateway, *dns = text.split(",")
+            interface = ipaddress.IPv4Interface(address.strip())
+            router = ipaddress.IPv4Address(gateway.strip())
+            resolver = ipaddress.IPv4Address(dns[0].strip()) if dns else router
+        except ValueError:
+            interface = None
+        if interface is None or len(dns) > 1 or "/" not in address:
+            raise SettingsError(
+                f"{text!r} is not a fixed address", "it is ADDRESS/PREFIX,GATEWAY[,DNS]: 192.168.1.50/24,192.168.1.1"
+            )
+        if router not in interface.network:
+            raise SettingsError(f"the gateway {router} is not in the network {interface.network}")
+        return cls(str(interface.ip), str(interface.netmask), str(router), str(resolver))
+
+
+@dataclass(frozen=True, slots=True)
 class Wifi:
     """A network to join. An empty password is an open network.
 
@@ -30,6 +62,7 @@ class Wifi:
 
     ssid: str
     password: str = field(default="", repr=False)
+    static: StaticAddress | None = None
 
     def __post_init__(self) -> None:
         if not 0 < len(self.ssid.encode()) <= _MAX_SSID_BYTES:
@@ -38,15 +71,28 @@ class Wifi:
             raise SettingsError(f"the password of the Wi-Fi network {self.ssid!r} has 8 to 63 characters")
 
 
-def from_conf(text: str, *, wifi: Iterable[Wifi], written: int, hostname: str | None = None) -> bytes:
-    """The content of /lopower.json.
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """A device's side of a tunnel.
 
-    Args:
-        text: one [Interface] with its PrivateKey, and one [Peer]: the proxy.
-        wifi: networks, the preferred first.
-        written: seconds since 1970, now: the floor of the handshakes' time stamps, with which a board that was flashed
-            again, and has no clock, is still newer than what the proxy has seen of its key.
-        hostname: the name that the board gives to the Wi-Fi's DHCP server.
+    Attributes:
+        proxy: an entry of the settings' `proxies`; it may hold a preshared key.
+        private_key: in base64; None: the board makes its own.
+        name: the device's, if the configuration says it.
+    """
+
+    proxy: dict[str, Any] = field(repr=False)
+    private_key: str | None = field(repr=False)
+    name: str | None = None
+
+    @property
+    def addresses(self) -> list[str]:
+        """The device's, inside."""
+        return list(self.proxy["addresses"])
+
+
+def tunnel_from_conf(text: str) -> Tunnel:
+    """Read a configuration: one [Interface] with its PrivateKey, and one [Peer]: the proxy.
 
     Raises SettingsError, whose text names the line's key and never its value.
     """
@@ -62,15 +108,72 @@ def from_conf(text: str, *, wifi: Iterable[Wifi], written: int, hostname: str | 
     }
     if "presharedkey" in peer:
         proxy["preshared_key"] = _key(peer, "PresharedKey")
-    content: dict[str, Any] = {"private_key": _key(interface, "PrivateKey"), "proxies": [proxy], "written": written}
+    return Tunnel(proxy, _key(interface, "PrivateKey"), _named(text))
+
+
+def tunnel_from_json(text: str, private_key: str | None = None) -> Tunnel:
+    """Read what `lopower device add --format json` prints: all endpoints, not the preferred one alone.
+
+    Args:
+        private_key: the device's, in base64, if it is known and not in `text`.
+
+    Raises SettingsError if it is something else.
+    """
+    try:
+        content = json.loads(text)
+        server = content["server"]
+        proxy: dict[str, Any] = {
+            "public_key": str(server["public_key"]),
+            "addresses": [str(entry).partition("/")[0] for entry in content["addresses"]],
+            "dns": [str(entry) for entry in content["dns"]],
+            "endpoints": [str(entry) for entry in server["endpoints"]],
+            "allowed_ips": [str(entry) for entry in server["allowed_ips"]],
+            "mtu": min(int(content["mtu"]), 1420),
+            "persistent_keepalive": int(server["persistent_keepalive"]),
+        }
+        if server["preshared_key"] is not None:
+            proxy["preshared_key"] = str(server["preshared_key"])
+        return Tunnel(proxy, content["private_key"] or private_key, str(content["name"]))
+    except (ValueError, KeyError, TypeError):
+        raise SettingsError("the daemon's configuration is not understood: it may be another version") from None
+
+
+def from_conf(text: str, *, wifi: Iterable[Wifi], written: int, hostname: str | None = None) -> bytes:
+    """The content of /lopower.json for a configuration; see `tunnel_from_conf` and `settings`."""
+    return settings(tunnel_from_conf(text), wifi=wifi, written=written, hostname=hostname)
+
+
+def settings(tunnel: Tunnel | None, *, wifi: Iterable[Wifi], written: int, hostname: str | None = None) -> bytes:
+    """The content of /lopower.json.
+
+    Args:
+        tunnel: None: yet to come; without a private key: the board puts in its own.
+        wifi: networks, the preferred first.
+        written: seconds since 1970, now: the floor of the handshakes' time stamps, with which a board that was flashed
+            again, and has no clock, is still newer than what the proxy has seen of its key.
+        hostname: the name that the board gives to the Wi-Fi's DHCP server.
+    """
+    content: dict[str, Any] = {"written": written}
+    if tunnel is not None:
+        content["proxies"] = [tunnel.proxy]
+        if tunnel.private_key is not None:
+            content["private_key"] = tunnel.private_key
     networks = list(wifi)
-    content["wifi"] = [
-        {"ssid": network.ssid, "password": network.password or None, "priority": len(networks) - place}
-        for place, network in enumerate(networks)
-    ]
+    content["wifi"] = [_wifi(network, len(networks) - place) for place, network in enumerate(networks)]
     if hostname is not None:
         content["hostname"] = hostname
     return json.dumps(content).encode()
+
+
+def _wifi(network: Wifi, priority: int) -> dict[str, Any]:
+    entry = {"ssid": network.ssid, "password": network.password or None, "priority": priority}
+    return entry if network.static is None else {**entry, **asdict(network.static)}
+
+
+def _named(text: str) -> str | None:
+    """The device's name in the comment that `lopower device add` writes."""
+    found = re.search(r"^# lopower: device ([a-z0-9-]{1,63})$", text, re.MULTILINE)
+    return None if found is None else found[1]
 
 
 def _sections(text: str) -> tuple[dict[str, str], dict[str, str]]:

@@ -1,7 +1,7 @@
 """The real esptool against a board's bootloader on a pty: each chip's layout, and each way to fail."""
 
+import grp
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -128,8 +128,15 @@ def test_ports_that_are_not_there_or_not_ours(monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(FlashError, match="there is no"):
         flasher.connect(str(tmp_path / "ttyUSB0"))
     port = tmp_path / "ttyUSB1"
-    port.touch(mode=stat.S_IRUSR)
+    port.touch()
+    port.chmod(0o660)
+    group = grp.getgrnam("dialout") if os.geteuid() == 0 else grp.getgrgid(os.getegid())
+    os.chown(port, -1, group.gr_gid)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(FlashError, match="may not use") as caught:
         flasher.connect(str(port))
-    assert "dialout" in caught.value.hint
+    assert f"usermod -aG {group.gr_name}" in caught.value.hint
+    port.chmod(0o600)
+    with pytest.raises(FlashError, match="may not use") as caught:
+        flasher.connect(str(port))
+    assert "udev rule" in caught.value.hint

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lopower_provisioning import filesystem, settings_file
+from lopower_provisioning.partitions import Region
 from lopower_provisioning.settings_file import Wifi
 from tests.support.micropython import interpreter
 from tests.support.requirements import require_module
@@ -98,3 +99,46 @@ print(sorted(os.listdir("/")))
     expected = {"boot.py", "data.bin", "lib", "lopower.json", "lopower_a", "main.py"}
     assert expected <= set(json.loads(listing.replace("'", '"')))
     assert flash.read_bytes()[:offset] == content[:offset]
+
+
+def test_written_over_an_older_file_system(tmp_path: Path) -> None:
+    """What has to be written is a small part; nothing that an older and busier file system left looks newer."""
+    require_module("littlefs")
+    offset, size = 0x200000, 0x200000
+    flash = tmp_path / "flash"
+    old = filesystem.littlefs({f"d{number}/old{number}.py": b"old" * 900 for number in range(30)}, size)
+    content = bytearray(random.Random(5).randbytes(offset + size))
+    content[offset : offset + len(old)] = old
+    flash.write_bytes(content)
+    busy = """
+for turn in range(40):
+    for name in ("lopower_a", "lib", "d0", "d1"):
+        try:
+            os.mkdir(name)
+        except OSError:
+            pass
+        with open(name + "/f%d" % turn, "w") as file:
+            file.write("stale" * 300)
+"""
+    run(busy, flash, offset, size)
+    content = bytearray(flash.read_bytes())
+    files = {f"lib/d{number}/new{number}.py": b"new" * 700 for number in range(30)}
+    new = filesystem.littlefs(files, size)
+    pieces = filesystem.pieces(new, Region(offset, size))
+    assert sum(len(piece) for _, piece in pieces) < size // 3
+    for start, piece in pieces:
+        assert start % 4096 == len(piece) % 4096 == 0
+        content[start : start + len(piece)] = piece
+    flash.write_bytes(content)
+    check = """
+assert os.listdir("/") == ["lib"], os.listdir("/")
+for number in range(30):
+    assert os.listdir("lib/d%d" % number) == ["new%d.py" % number]
+    with open("lib/d%d/new%d.py" % (number, number)) as file:
+        assert file.read() == "new" * 700
+for turn in range(20):
+    with open("lib/more%d" % turn, "w") as file:
+        file.write("more" * 2000)
+print(len(os.listdir("lib")))
+"""
+    assert run(check, flash, offset, size).strip() == "50"

@@ -35,10 +35,11 @@ LAYOUT_8MB_OTA: tuple[Entry, ...] = (
 LAYOUT_VFS: tuple[Entry, ...] = (*LAYOUT_4MB, ("vfs", 1, 0x81, 0x200000, 0x200000))
 
 
-def application(chip_id: int, payload: bytes, *, digest: bool = True) -> bytes:
-    """One segment behind a header of `esp_image_header_t`."""
+def application(chip_id: int, payload: bytes, *, digest: bool = True, flash_size: int = 1 << 20) -> bytes:
+    """One segment behind a header of `esp_image_header_t`; `flash_size`: bytes that the bootloader insists on."""
     payload = payload.ljust(-(-len(payload) // 4) * 4, b"\0")
-    image = struct.pack("<BBBBI", 0xE9, 1, 2, 0x20, 0x40080000)
+    size_and_speed = (flash_size.bit_length() - 21) << 4
+    image = struct.pack("<BBBBI", 0xE9, 1, 2, size_and_speed, 0x40080000)
     image += struct.pack("<BBBBHBHH4sB", 0xEE, 0, 0, 0, chip_id, 0, 0, 0xFFFF, bytes(4), int(digest))
     image += struct.pack("<II", 0x3FFB0000, len(payload)) + payload
     checksum = 0xEF
@@ -63,8 +64,15 @@ def stock_image(chip: Chip, layout: Sequence[Entry] = LAYOUT_4MB, *, size: int =
     """The file, whose application has `size` bytes that do not compress."""
     start = chip.image_offset
     image = bytearray(b"\xff" * (0x10000 - start))
-    bootloader = application(chip.image_id, b"bootloader" * 1000)
+    end = max(offset + length for _, _, _, offset, length in layout)
+    bootloader = application(chip.image_id, b"bootloader" * 1000, flash_size=1 << (end - 1).bit_length())
     image[: len(bootloader)] = bootloader
     table = partition_table(layout)
     image[0x8000 - start : 0x8000 - start + len(table)] = table
-    return bytes(image) + application(chip.image_id, random.Random(seed).randbytes(size))
+    return bytes(image) + application(chip.image_id, _description() + random.Random(seed).randbytes(size))
+
+
+def _description() -> bytes:
+    """ESP-IDF's esp_app_desc_t, which an application begins with."""
+    fields = (0xABCD5432, 0, b"", b"v1.28.0", b"micropython", b"12:00:00", b"Sep  1 2026", b"v5.5.1", b"")
+    return struct.pack("<II8s32s32s16s16s32s32s80x", *fields)

@@ -254,13 +254,14 @@ class Machine:
         self._watchdog = None
 
     def _feed_rom(self, data: bytes) -> None:
-        assert self._rom is not None
+        rom = self._rom
+        assert rom is not None
         try:
-            self.line.write(self._rom.receive(data))
+            self.line.write(rom.receive(data))
         except PowerCutError:
             self.power_off()
             return
-        if self._rom.leaving:
+        if self._rom is rom and rom.leaving:  # else what was written has reset the board
             self._enable(False)
 
     def _printed(self, events: int) -> None:

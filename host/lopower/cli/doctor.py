@@ -31,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
         checks: list[dict[str, Any]] = options.client(arguments).get("doctor")["checks"]
         running = True
     except DaemonNotRunningError:
+        if options.destination(arguments, os.environ) is not None:
+            raise  # this host is not the one that was asked about
         checks, running = _look_here(arguments), False
     if arguments.json:
         output.show_json({"running": running, "checks": checks})

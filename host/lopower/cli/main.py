@@ -35,14 +35,18 @@ _COMMANDS: Final = {
     "doctor": "look for what keeps devices from working",
     "config": "the settings file",
     "completion": "print a script that completes commands in a shell",
+    "dial-stdio": "be the way to this host's daemon, for --daemon ssh://…",
 }
 # Commands of other packages, which this one does not import: what they need may not be installed, and what they are
 # licensed under does not concern the proxy. They register themselves as entry points of the group `lopower.commands`;
 # the extra is what pip brings them with.
 _ELSEWHERE: Final = {
+    "flash": ("turn a board into a device, in one go", "flash"),
+    "boards": ("boards that are attached", "flash"),
     "virtual-board": ("a board without hardware, for esptool, mpremote and tests", "hil"),
 }
 _GROUP: Final = "lopower.commands"
+_WITHOUT_DAEMON: Final = frozenset({"up", "service", "config", "completion"})
 
 
 def build_parser(wanted: Container[str] = (*_COMMANDS, *_ELSEWHERE)) -> options.Parser:
@@ -60,7 +64,7 @@ def build_parser(wanted: Container[str] = (*_COMMANDS, *_ELSEWHERE)) -> options.
     )
     parser.add_argument("--version", action="version", version=f"lopower {__version__}")
     parser.set_defaults(run=None)
-    commands = parser.add_subparsers(metavar="COMMAND", parser_class=options.Parser)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", parser_class=options.Parser)
     for name, text in {**_COMMANDS, **{name: text for name, (text, _) in _ELSEWHERE.items()}}.items():
         command = commands.add_parser(name, parents=[common], allow_abbrev=False, help=text)
         if name in wanted:
@@ -71,7 +75,7 @@ def build_parser(wanted: Container[str] = (*_COMMANDS, *_ELSEWHERE)) -> options.
 def _definition(name: str) -> Definition:
     """What defines a command's options."""
     if name in _COMMANDS:
-        return cast(Definition, importlib.import_module(f"lopower.cli.{name}").define)
+        return cast(Definition, importlib.import_module(f"lopower.cli.{name.replace('-', '_')}").define)
     from importlib.metadata import entry_points
 
     extra = _ELSEWHERE[name][1]
@@ -107,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return USAGE
     try:
+        if arguments.command in _WITHOUT_DAEMON and getattr(arguments, "daemon", None):
+            raise CommandError(f"`lopower {arguments.command}` is about this host", "leave --daemon out", USAGE)
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code

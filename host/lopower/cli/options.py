@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from lopower.cli.errors import USAGE
+from lopower.cli.errors import USAGE, CommandError
 from lopower.daemon.paths import Paths, candidates, socket_of
 
 if TYPE_CHECKING:
     from lopower.control.client import ControlClient
+    from lopower.control.ssh import SshDestination
 
 DEFAULT_WATCH_SECONDS: Final = 2.0
 
@@ -26,9 +27,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def common() -> Parser:
-    """`--config`, `--state-dir` and `--socket`, which are taken everywhere."""
+    """`--daemon`, `--config`, `--state-dir` and `--socket`, which are taken everywhere."""
     parser = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     group = parser.add_argument_group("where the daemon is")
+    group.add_argument("--daemon", metavar="URL", help="on another host: ssh://[USER@]HOST[:PORT][/SOCKET]")
     group.add_argument("--config", metavar="FILE", help="settings file")
     group.add_argument("--state-dir", metavar="DIR", help="where keys and devices are kept")
     group.add_argument("--socket", metavar="PATH", help="the control socket")
@@ -58,10 +60,47 @@ def client(arguments: argparse.Namespace) -> ControlClient:
 
     Raises:
         SettingsError: a settings file on the way cannot be used.
+        CommandError: the daemon's URL is not one.
     """
     from lopower.control.client import ControlClient
 
-    return ControlClient(sockets(arguments, os.environ, os.geteuid() == 0))
+    remote = destination(arguments, os.environ)
+    return local_client(arguments) if remote is None else ControlClient((), remote=remote)
+
+
+def local_client(arguments: argparse.Namespace) -> ControlClient:
+    """As `client`, for a daemon on this host.
+
+    Raises:
+        SettingsError: a settings file on the way cannot be used.
+    """
+    from lopower.control.client import ControlClient
+
+    # Without user numbers there is no root, nor a service to be looked for first.
+    return ControlClient(sockets(arguments, os.environ, hasattr(os, "geteuid") and os.geteuid() == 0))
+
+
+def destination(arguments: argparse.Namespace, environ: Mapping[str, str]) -> SshDestination | None:
+    """The daemon on another host that is meant, if any: an option for one on this host beats LOPOWER_DAEMON.
+
+    Raises:
+        CommandError: the URL is not one, or names another daemon than a second option does.
+    """
+    from lopower.control.ssh import DestinationError, SshDestination
+
+    here = [name for name in ("socket", "state_dir", "config") if getattr(arguments, name, None)]
+    named = getattr(arguments, "daemon", None)
+    if named and here:
+        option = here[0].replace("_", "-")
+        raise CommandError(f"--daemon does not go together with --{option}", "name one daemon", USAGE)
+    if not named and not here:
+        named = environ.get("LOPOWER_DAEMON")
+    if not named:
+        return None
+    try:
+        return SshDestination.parse(named)
+    except DestinationError as error:
+        raise CommandError(str(error), "for example: --daemon ssh://pi@raspberrypi", USAGE) from None
 
 
 def documents(arguments: argparse.Namespace, *path: str) -> Iterator[Any]:

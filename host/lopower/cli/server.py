@@ -34,6 +34,7 @@ def _text(document: dict[str, Any]) -> str:
         ("ranges", ", ".join(ranges)),
         ("gateway", ", ".join(gateways)),
         ("MTU", str(document["mtu"])),
+        ("allowed IPs", ", ".join(document["allowed_ips"])),
         ("rules for all", "; ".join(document["rules"]) or "none"),
     ]
     if document["search_domains"]:

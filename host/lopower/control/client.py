@@ -1,17 +1,18 @@
-"""The client of the control API: HTTP over a unix socket, with the standard library alone."""
+"""The client of the control API: HTTP over a unix socket, here or through ssh, with the standard library alone."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from lopower.control.errors import ControlError, DaemonNotRunningError, ProtocolError, SocketForbiddenError
+from lopower.control.ssh import SshConnection, SshDestination
 
 API: Final = "/v1"
 # The longest that a change of the registry, or a ping's default wait, takes by far.
@@ -22,33 +23,21 @@ _START_HINT: Final = (
 )
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connected.settimeout(self.timeout)
-            connected.connect(str(self._path))
-        except BaseException:
-            connected.close()
-            raise
-        self.sock = connected
-
-
 class ControlClient:
     """Talks to one daemon. Every request is a connection of its own.
 
     Args:
         sockets: control sockets to try, in order; the first at which a daemon listens is used.
         timeout: seconds to wait for an answer, and between two items of a watch.
+        remote: the daemon is on another host; `sockets` are not used then.
     """
 
-    def __init__(self, sockets: Sequence[Path], timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, sockets: Sequence[Path], timeout: float = TIMEOUT_SECONDS, *, remote: SshDestination | None = None
+    ) -> None:
         self._sockets = list(sockets)
         self._timeout = timeout
+        self._remote = remote
 
     def get(self, *path: str, **query: str) -> Any:
         """The JSON at a path.
@@ -76,7 +65,7 @@ class ControlClient:
         with closing(connection):
             return _answer(response)
 
-    def watch(self, *path: str, interval: float, **query: str) -> Iterator[Any]:
+    def watch(self, *path: str, interval: float, **query: str) -> Generator[Any, None, None]:
         """The JSON at a path, and again every `interval` seconds, until the daemon ends.
 
         Raises:
@@ -111,29 +100,52 @@ class ControlClient:
                 f"the daemon did not answer within {timeout:g} s", "see its log: journalctl -u lopower"
             ) from None
         except (http.client.HTTPException, OSError) as error:
+            reason = connection.failure() if isinstance(connection, SshConnection) else None
             connection.close()
-            raise ProtocolError(f"the connection to the daemon broke: {error}", "see its log") from None
+            raise reason or ProtocolError(f"the connection to the daemon broke: {error}", "see its log") from None
 
     def _connect(self, timeout: float) -> http.client.HTTPConnection:
+        if self._remote is not None:
+            remote = SshConnection(self._remote, timeout)
+            remote.connect()
+            return remote
+        connection = http.client.HTTPConnection("localhost", timeout=timeout)
+        connection.sock = self.dial(timeout)
+        return connection
+
+    def dial(self, timeout: float | None) -> socket.socket:
+        """A connection to the daemon's socket on this host.
+
+        Raises:
+            ControlError: there is none.
+        """
         forbidden: Path | None = None
         for path in self._sockets:
-            connection = _UnixConnection(path, timeout)
             try:
-                connection.connect()
+                return _dial(path, timeout)
             except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
                 continue
             except PermissionError:
                 forbidden = forbidden or path
             except OSError as error:
                 raise ControlError(f"the control socket {path} cannot be used: {error.strerror or error}") from None
-            else:
-                return connection
         if forbidden is not None:
             raise SocketForbiddenError(
                 f"you may not use the daemon's control socket {forbidden}", _join_hint(forbidden)
             )
         tried = " or ".join(map(str, self._sockets))
         raise DaemonNotRunningError(f"no lopower daemon is running: nobody listens at {tried}", _START_HINT)
+
+
+def _dial(path: Path, timeout: float | None) -> socket.socket:
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connected.settimeout(timeout)
+        connected.connect(str(path))
+    except BaseException:
+        connected.close()
+        raise
+    return connected
 
 
 def _answer(response: http.client.HTTPResponse) -> Any:

@@ -40,6 +40,7 @@ from lopower.daemon.settings import SettingsError
 from lopower.devices import errors
 from lopower.devices.advertising import Advertisement
 from lopower.devices.csv_import import MAX_BYTES, parse_csv
+from lopower.devices.keys import parse_key
 from lopower.devices.policy import parse_rules
 
 log = logging.getLogger(__name__)
@@ -207,10 +208,14 @@ class ControlServer:
         fields = Fields(await _body(request), "the request")
         enabled = fields.take("enabled", bool)
         new_name = fields.take("name", str)
+        public_key = fields.take("public_key", str)
         fields.end()
-        if (enabled is None) == (new_name is None):
-            raise RequestError("the request must have either 'enabled' or 'name'")
-        if enabled is not None:
+        if [enabled, new_name, public_key].count(None) != 2:
+            raise RequestError("the request must have one of 'enabled', 'name' and 'public_key'")
+        if public_key is not None:
+            document = await self._operations.replace_key(name, parse_key(public_key))
+            _log_change(request, f"replaced the key of {document['name']}")
+        elif enabled is not None:
             document = await self._operations.set_enabled(name, enabled)
             _log_change(request, f"{'enabled' if enabled else 'disabled'} {document['name']}")
         else:

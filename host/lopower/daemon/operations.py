@@ -29,6 +29,7 @@ from lopower.daemon.settings import Settings, changes
 from lopower.daemon.statistics import DeviceStatistics, EchoResult, InterfaceStatistics
 from lopower.devices import configurations
 from lopower.devices.addresses import gateway_of
+from lopower.devices.allowed_ips import allowed_ips_of_all
 from lopower.devices.configurations import ServerEndpoint, ServerFacts
 from lopower.devices.csv_import import ImportedDevice
 from lopower.devices.device import Device, NewDevice, ServedPort
@@ -165,9 +166,11 @@ class Operations:
         """All that another tool needs to reach this server as a device."""
         ranges = self._registry.ranges
         endpoints: list[str] = []
+        allowed: list[str] = []
         try:
             found = self._endpoints()
             endpoints, warning = [str(endpoint) for endpoint in found.addresses], found.warning
+            allowed = [str(network) for network in allowed_ips_of_all(self._server_facts())]
         except NoEndpointError as error:
             warning = str(error)
         return {
@@ -180,6 +183,7 @@ class Operations:
             "gateway_ipv4": None if ranges.ipv4 is None else str(gateway_of(ranges.ipv4)),
             "gateway_ipv6": str(gateway_of(ranges.ipv6)),
             "mtu": self.settings.mtu,
+            "allowed_ips": allowed,
             "rules": [str(rule) for rule in (*self.settings.allow, *self.settings.deny)],
             "search_domains": list(self.settings.search_domain),
         }
@@ -256,6 +260,11 @@ class Operations:
         """Give a device another name; rules that name it follow."""
         renamed = await self._commit(lambda: self._registry.rename(name, new_name))
         return self.device(renamed.name)
+
+    async def replace_key(self, name: str, public_key: bytes) -> dict[str, Any]:
+        """Give a device another key; whoever has the old one is cut off at once."""
+        await self._commit(lambda: self._registry.replace_key(name, public_key))
+        return self.device(name)
 
     async def set_enabled(self, name: str, enabled: bool) -> dict[str, Any]:
         """Let a device connect, or not."""

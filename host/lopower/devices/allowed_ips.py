@@ -56,6 +56,14 @@ def allowed_ips(device: Device, server: ServerFacts) -> tuple[IPNetwork, ...]:
     return _collapsed(network for network in networks if network.version in versions)
 
 
+def allowed_ips_of_all(server: ServerFacts) -> tuple[IPNetwork, ...]:
+    """What every device may reach, whatever its own rules: its own addresses come on top."""
+    denied = _denied(server.rules, server)
+    reachable = _without([*_permitted(server.rules, server), *server.tailnet], denied)
+    reachable = _without(reachable, map(_host_network, server.endpoint_addresses))
+    return _collapsed([*map(_host_network, server.ranges.gateways), *reachable])
+
+
 def _permitted(rules: Iterable[Rule], server: ServerFacts) -> list[IPNetwork]:
     return [network for rule in rules if not rule.denies for network in _networks(rule, server)]
 

@@ -3,7 +3,7 @@
 The first line names the columns, in any order: `name`, and any of `public_key` (without it a key pair is made),
 `preshared_key` (`none`: without one; empty: a random one), `ipv4` (`none`: IPv6 only), `ipv6`, `allow` and `deny`
 (rules separated by semicolons or blanks), `full_tunnel` (yes or no), `mtu`, `persistent_keepalive`. An empty field is
-the default.
+the default. `mac` is for people: which board it is; it is not kept.
 """
 
 from __future__ import annotations
@@ -151,4 +151,4 @@ _PARSERS: Final[Mapping[str, Callable[[str], object]]] = {
     "mtu": _parse_number,
     "persistent_keepalive": _parse_number,
 }
-_ALL_COLUMNS: Final = ("name", *_PARSERS, "allow", "deny")
+_ALL_COLUMNS: Final = ("name", *_PARSERS, "allow", "deny", "mac")

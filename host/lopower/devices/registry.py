@@ -250,6 +250,22 @@ class Registry:
                 self._put(replace(current, rules=tuple(rules)))
             return self._by_name[new_name]
 
+    def replace_key(self, name: str, public_key: bytes) -> Device:
+        """Give a device another key, as after its board was replaced; everything else of it stays.
+
+        Raises:
+            DeviceNotFound, InvalidKey, KeyTaken, DatabaseError
+        """
+        with self._lock:
+            device = self.get(name)
+            if public_key == device.public_key:
+                return device
+            self._check_key(device.name, public_key)
+            # Time stamps belong to a key: the new one has none yet.
+            self._update(device, public_key=public_key, last_timestamp=None)
+            del self._by_key[device.public_key]
+            return self._put(replace(device, public_key=public_key, last_timestamp=None))
+
     def set_enabled(self, name: str, enabled: bool) -> Device:
         """Let a device connect, or not.
 

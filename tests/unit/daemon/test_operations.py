@@ -6,7 +6,7 @@ import asyncio
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from lopower.daemon.requests import RequestError, parse_device, parse_served
 from lopower.daemon.setting_values import HostPort
 from lopower.daemon.settings import resolve
 from lopower.devices.errors import ConfigurationUnavailable, DeviceNotFound, NameTaken
-from lopower.devices.keys import format_key, generate_private_key, public_key_of
+from lopower.devices.keys import format_key, generate_private_key, parse_key, public_key_of
 from lopower.devices.policy import Rule
 from tests.support.control_plane import ControlPlane, control_plane
 
@@ -120,6 +120,27 @@ async def test_a_device_that_is_renamed_or_removed_takes_others_rules_along(plan
     await plane.operations.remove_device("laser")
     assert sorted(plane.runtime.events) == ["changed kitchen", "removed laser"]
     assert plane.operations.device("kitchen")["rules"] == []
+
+
+async def test_a_device_gets_another_key(plane: ControlPlane) -> None:
+    await add(plane, "kitchen")
+    plane.runtime.events.clear()
+    key = format_key(public_key_of(generate_private_key()))
+    document = await plane.operations.replace_key("kitchen", parse_key(key))
+    assert (document["public_key"], plane.runtime.events) == (key, ["changed kitchen"])
+
+
+async def test_what_every_device_may_reach_is_what_one_without_rules_does(plane: ControlPlane) -> None:
+    configuration = str((await add(plane, "kitchen"))[0]["text"])
+    allowed = plane.operations.server()["allowed_ips"]
+    own = [f"{plane.registry.get('kitchen').ipv4}/32", f"{plane.registry.get('kitchen').ipv6}/128"]
+    listed = next(line for line in configuration.splitlines() if line.startswith("AllowedIPs"))
+    wanted = [ip_network(text.strip()) for text in listed.partition("=")[2].split(",")]
+    mine = [ip_network(text) for text in (*allowed, *own)]
+    assert wanted == [
+        *collapse_addresses(network for network in mine if isinstance(network, IPv4Network)),
+        *collapse_addresses(network for network in mine if isinstance(network, IPv6Network)),
+    ]
 
 
 async def test_what_the_data_plane_stores_itself_is_no_change(plane: ControlPlane) -> None:

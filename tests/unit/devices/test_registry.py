@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -218,6 +219,25 @@ def test_renaming(registry: Registry) -> None:
         registry.rename("a", "gateway")
     assert registry.rename("a", "c") == replace(device, name="c")
     assert registry.find("a") is None
+
+
+def test_a_key_is_replaced(tmp_path: Path) -> None:
+    """Everything else stays, and the old key's time stamp is not held against the new one."""
+    with closing(open_registry(tmp_path)) as registry:
+        device = registry.add(new_device("a", "lan"))
+        other = registry.add(new_device("b"))
+        registry.store_timestamps([(device.public_key, bytes([9] * 12))])
+        new = key_of("a's new board")
+        replaced = registry.replace_key("a", new)
+        assert replaced == replace(device, public_key=new, last_timestamp=None)
+        assert registry.replace_key("a", new) is replaced
+        for key, error in ((other.public_key, KeyTaken), (bytes(32), InvalidKey), (SERVER_PUBLIC_KEY, InvalidKey)):
+            with pytest.raises(error):
+                registry.replace_key("a", key)
+        registry.store_timestamps([(device.public_key, bytes([9] * 12))])
+    with closing(open_registry(tmp_path)) as registry:
+        assert registry.get("a") == replaced
+        assert registry.replace_key("b", device.public_key).public_key == device.public_key
 
 
 def test_rules_are_replaced(registry: Registry) -> None:

@@ -1,0 +1,1 @@
+"""The commands that flashing adds to `lopower`, as entry points of the group lopower.commands."""
