@@ -67,7 +67,9 @@ class Board:
         self._is_flashed = False
         self._repl: RunningBoard | None = None
         self._is_booting = True
+        self._proxy: Proxy | None = None
         self._since = 0
+        self._started = 0.0
 
     def __repr__(self) -> str:
         return f"<Board {self.name} at {self.port}>"
@@ -102,7 +104,7 @@ class Board:
             )
         if outcome.state == "failed":
             raise BenchError(f"{self.name}: {outcome.error}. {outcome.board_state} {outcome.hint}")
-        self.device = outcome.name
+        self.device, self._proxy = outcome.name, proxy
         self._is_flashed, self._flashed_with = True, main
 
     def join(self, proxy: Proxy, *, main: Path | str | None = None) -> None:
@@ -125,8 +127,9 @@ class Board:
             board_programs.store_settings(running, json.loads(content))
         except (ProvisioningError, ControlError) as error:
             raise BenchError(f"{self.name} does not join the proxy: {error}") from None
+        self._proxy = proxy
         self.reset()
-        return proxy.wait_connected(self.device)
+        return self.wait_connected()
 
     def install(self, files: Mapping[str, str | bytes]) -> None:
         """Write files of the board, by their paths; directories are made. Raises BenchError."""
@@ -169,6 +172,15 @@ class Board:
         Raises BenchError with the end of what it printed instead.
         """
         return self.console.wait_for(text, timeout, self._since)
+
+    def wait_connected(self, timeout: float = 90.0) -> None:
+        """Wait until its proxy has seen a handshake of it since it was last reset, or given power.
+
+        Raises BenchError with what the proxy says of it instead.
+        """
+        if self._proxy is None:
+            raise BenchError(f"{self.name} is no device of a proxy: board.flash(proxy) makes it one")
+        self._proxy.wait_connected(self.device, timeout, since=self._started)
 
     @property
     def printed(self) -> str:
@@ -247,6 +259,7 @@ class Board:
         self._repl = None
         self._is_booting = True
         self._since = self.console.position
+        self._started = time.monotonic()
 
     def _running(self) -> RunningBoard:
         """Its raw REPL. Raises ProvisioningError if it does not answer."""

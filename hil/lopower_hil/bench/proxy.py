@@ -134,12 +134,20 @@ class Proxy:
         found: dict[str, Any] = self.client.get("devices", name)
         return found
 
-    def wait_connected(self, name: str, timeout: float = 90.0) -> None:
-        """Wait until the proxy, since its start, has seen a handshake of a device.
+    def wait_connected(self, name: str, timeout: float = 90.0, *, since: float = 0.0) -> None:
+        """Wait until the proxy has seen a handshake of a device.
+
+        Args:
+            since: no older one counts; as `time.monotonic` has it.
 
         Raises BenchError with what the proxy says of the device instead.
         """
-        self.wait_device(name, lambda found: found["latest_handshake"] is not None, "connect", timeout)
+
+        def is_new(found: dict[str, Any]) -> bool:
+            age = found["latest_handshake"]
+            return age is not None and time.monotonic() - age >= since
+
+        self.wait_device(name, is_new, "connect", timeout)
 
     def wait_device(
         self, name: str, satisfied: Callable[[dict[str, Any]], bool], what: str, timeout: float = 90.0
