@@ -10,7 +10,7 @@ import pytest
 from lopower_provisioning import filesystem, images
 from tests.support import stock_images
 from tests.support.stock_images import Entry, stock_image
-from tests.support.virtual_boards import MB, chip_named, esptool, mpremote, tool, virtual_board
+from tests.support.virtual_boards import MB, chip_named, esptool, mpremote, virtual_board
 
 MAC = bytes.fromhex("240ac4123456")
 
@@ -112,8 +112,7 @@ def test_usb_reset_over_rfc2217(tmp_path: Path) -> None:
     with virtual_board(tmp_path, files, chip="ESP32-C3", rfc2217=True, usb=True) as board:
         board.wait_for("main runs")
         began = len(board.serial_text())
-        port = f"{board.port}?ign_set_control"  # pyserial's client waits 50 ms for each answer otherwise
-        said = esptool_at(port, "--before", "usb-reset", "--no-stub", "read-mac")
+        said = esptool(board, "--before", "usb-reset", "--no-stub", "read-mac")
         assert board.mac.hex(":") in said
         printed = board.wait_for("main runs", since=began)
         assert printed.index("waiting for download") < printed.index("main runs")
@@ -121,14 +120,17 @@ def test_usb_reset_over_rfc2217(tmp_path: Path) -> None:
 
 
 def test_flashed_and_used_over_rfc2217(tmp_path: Path) -> None:
-    """The auto-reset circuit leads a running board into download mode, and out of it into what was flashed."""
+    """The auto-reset circuit leads a running board into download mode, and out of it into what was flashed.
+
+    Without the stub, whose upload costs ten seconds more: pyserial's client waits for each change of a setting.
+    """
     chip = chip_named("ESP32")
     region = images.parse(stock_image(chip)).filesystem(4 * MB)
     (tmp_path / "files.bin").write_bytes(filesystem.littlefs({"main.py": b"print('second')\n"}, region.size))
     (tmp_path / "sent.py").write_bytes(b"# \xe2\x82\xac\r\n\xff\xc0")
     with virtual_board(tmp_path, {"main.py": b"print('first')\n"}, rfc2217=True) as board:
         board.wait_for("first")
-        esptool_at(f"{board.port}?ign_set_control", "--no-stub", "write-flash", hex(region.offset), str(tmp_path / "files.bin"))
+        esptool(board, "--no-stub", "write-flash", hex(region.offset), str(tmp_path / "files.bin"))
         printed = board.wait_for("second")
         assert printed.count("first") == 1
         assert printed.index("first") < printed.index("waiting for download") < printed.index("second")
@@ -136,8 +138,3 @@ def test_flashed_and_used_over_rfc2217(tmp_path: Path) -> None:
                         "+", "fs", "cp", ":sent.py", str(tmp_path / "back.py"))  # fmt: skip
         assert said.startswith("42")
         assert (tmp_path / "back.py").read_bytes() == (tmp_path / "sent.py").read_bytes()
-
-
-def esptool_at(port: str, *arguments: str) -> str:
-    """esptool at a port as it is written here."""
-    return tool("esptool", "--port", port, *arguments)
