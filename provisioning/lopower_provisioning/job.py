@@ -29,6 +29,7 @@ from lopower_provisioning.errors import BoardState, FlashError, ImageError, Prov
 from lopower_provisioning.flasher import Board
 from lopower_provisioning.images import Image
 from lopower_provisioning.partitions import Region
+from lopower_provisioning.ports import has_reset_lines
 from lopower_provisioning.repl import RunningBoard
 from lopower_provisioning.settings_file import Tunnel, Wifi
 from lopower_provisioning.steps import Reporter, Step, step
@@ -76,8 +77,8 @@ class Outcome:
     """What became of a board.
 
     Attributes:
-        state: "connected" (a handshake was seen), "flashed" (nobody can see one), or "failed".
-        board_state: of a failure: what is on the board now.
+        state: "connected" (a handshake was seen), "flashed" (nobody can see one), "failed", or "stopped" by Ctrl-C.
+        board_state: unless it is done: what is on the board now.
     """
 
     label: str
@@ -108,6 +109,8 @@ def flash(request: Request, reporter: Reporter) -> Outcome:
         outcome.board_state = (job.state if error.state is BoardState.UNTOUCHED else error.state).value
     except ControlError as error:
         outcome.error, outcome.hint, outcome.board_state = error.message, error.hint, job.state.value
+    except KeyboardInterrupt:
+        outcome.state, outcome.error, outcome.board_state = "stopped", "stopped by Ctrl-C", job.state.value
     outcome.seconds = round(time.monotonic() - began, 3)
     return outcome
 
@@ -258,6 +261,8 @@ class _Job:
                 self.state = board.state
             board.restart()
         mark.unlink(missing_ok=True)
+        if not has_reset_lines(board.port):
+            self._reporter.noted(self._request.label, "this port cannot reset the board: press its RESET button now")
         self.state = BoardState.WITHOUT_KEY
 
     def _enrol(self, private_key: str | None) -> Tunnel:

@@ -59,6 +59,11 @@ def attached() -> list[Port]:
     return sorted(found, key=lambda port: port.name)
 
 
+def has_reset_lines(port: str) -> bool:
+    """Whether the board can be reset through `port`: a plain TCP port carries bytes alone."""
+    return not port.startswith("socket://")
+
+
 def check_right(port: str) -> None:
     """Raises FlashError if `port` is a device that is not there, or that the user may not use."""
     if os.name != "posix" or not port.startswith("/"):

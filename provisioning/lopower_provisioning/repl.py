@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Final, Protocol
 
 from lopower_provisioning.errors import BoardState, FlashError
-from lopower_provisioning.ports import check_right
+from lopower_provisioning.ports import check_right, has_reset_lines
 
 BAUD: Final = 115_200
 MAX_OUTPUT: Final = 65_536
@@ -19,6 +19,9 @@ OPEN_SECONDS: Final = 10.0
 
 INTERRUPT_SECONDS = 20.0
 """A board checks its files at its start, and formats a file system if it has none."""
+
+BY_HAND_SECONDS: Final = 90.0
+"""Time to find the RESET button of a board that is somewhere else."""
 
 _PROMPT: Final = b"raw REPL; CTRL-B to exit\r\n>"
 _INTERRUPT, _RAW, _FRIENDLY, _END = b"\x03", b"\x01", b"\x02", b"\x04"
@@ -93,9 +96,9 @@ class RunningBoard:
         Args:
             boot_seconds: what boot.py is left to come to an end by itself; 0 for a board that has started.
 
-        Raises FlashError if that does not succeed within INTERRUPT_SECONDS.
+        Raises FlashError if that does not succeed within INTERRUPT_SECONDS (BY_HAND_SECONDS).
         """
-        deadline = time.monotonic() + INTERRUPT_SECONDS
+        deadline = time.monotonic() + (INTERRUPT_SECONDS if has_reset_lines(self.port) else BY_HAND_SECONDS)
         seen = self._read_until(b">>> ", boot_seconds)
         while time.monotonic() < deadline:
             # Each on its own: what runs may swallow one, and a board that is still starting loses them all.

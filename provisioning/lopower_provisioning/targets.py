@@ -81,9 +81,9 @@ class DaemonTarget:
         self.domains: tuple[str, ...] = ()
         self._client = client
         self._exists = False
-        self._added: str | None = None
-        self._previous_key: str | None = None
         self._name = ""
+        self._public_key: str | None = None
+        self._previous_key: str | None = None
 
     def prepare(self, name: str, same_board: bool, confirm: Confirm) -> None:
         server = self._client.get("server")
@@ -107,24 +107,32 @@ class DaemonTarget:
             )
 
     def enrol(self, name: str, mac: str, public_key: str) -> Tunnel:
-        self._name = name
+        self._name, self._public_key = name, public_key  # before it is asked for: an answer may be lost
         if self._exists:
-            previous = self._client.get("devices", name)["public_key"]
+            self._previous_key = self._client.get("devices", name)["public_key"]
             self._client.request("PATCH", ["devices", name], {"public_key": public_key})
-            self._previous_key = previous
             answer = self._client.request("POST", ["devices", name, "configuration"], {"format": "json"})
         else:
             body = {"devices": [{"name": name, "public_key": public_key}], "format": "json", "qr": False}
             answer = self._client.request("POST", ["devices"], body)["devices"][0]
-            self._added = name
         return settings_file.tunnel_from_json(answer["text"])
 
     def take_back(self) -> None:
-        if self._added is not None:
-            self._client.request("DELETE", ["devices", self._added])
-        elif self._previous_key is not None:
+        if self._public_key is None:
+            return
+        try:
+            present = self._client.get("devices", self._name)
+        except ControlError as error:
+            if error.status == 404:
+                return
+            raise
+        if present["public_key"] != self._public_key:
+            return  # somebody else's
+        if self._previous_key is None:
+            self._client.request("DELETE", ["devices", self._name])
+        else:
             self._client.request("PATCH", ["devices", self._name], {"public_key": self._previous_key})
-        self._added = self._previous_key = None
+        self._public_key = None
 
     def wait(self, name: str, progress: Callable[[float], None]) -> Seen:
         began = time.monotonic()

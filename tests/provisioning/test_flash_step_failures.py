@@ -15,7 +15,7 @@ from lopower_hil.virtual_board.board import Board
 from lopower_provisioning import repl, targets
 from lopower_provisioning.errors import BoardState
 from lopower_provisioning.job import Outcome, Request, flash
-from lopower_provisioning.settings_file import Wifi
+from lopower_provisioning.settings_file import Tunnel, Wifi
 from lopower_provisioning.steps import LineReporter, Step
 from lopower_provisioning.targets import DaemonTarget
 from tests.provisioning.conftest import PASSWORD, SSID, BoardMaker
@@ -110,6 +110,17 @@ def test_the_daemon_goes_away(fleet: Fleet) -> None:
     assert fleet.daemon.devices() == {}
 
 
+def test_ctrl_c(fleet: Fleet) -> None:
+    """The board is as it says, and no device is left without a board."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    stopped = fleet.flash(STORING, interrupt)
+    assert (stopped.state, stopped.board_state) == ("stopped", BoardState.WITHOUT_KEY.value)
+    assert fleet.daemon.devices() == {}
+
+
 def test_an_enrolment_that_cannot_be_taken_back(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(self: DaemonTarget) -> None:
         raise ControlError("no lopower daemon is running")
@@ -138,7 +149,7 @@ def test_a_silent_endpoint(fleet: Fleet, make_board: BoardMaker, monkeypatch: py
         silent.bind(("127.0.0.1", 0))
         enrol = DaemonTarget.enrol
 
-        def elsewhere(self: DaemonTarget, name: str, mac: str, public_key: str) -> targets.Tunnel:
+        def elsewhere(self: DaemonTarget, name: str, mac: str, public_key: str) -> Tunnel:
             tunnel = enrol(self, name, mac, public_key)
             tunnel.proxy["endpoints"] = [f"127.0.0.1:{silent.getsockname()[1]}"]
             return tunnel

@@ -17,6 +17,9 @@ def told(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespa
     def wrapped(arguments: argparse.Namespace) -> int:
         try:
             return run(arguments)
+        except ModuleNotFoundError as error:
+            hint = "install what flashing needs: pip install 'lopower[flash]'"
+            raise CommandError(f"{error.name} is not installed", hint, FAILED) from None
         except SettingsError as error:
             raise CommandError(str(error), error.hint, USAGE) from None
         except ProvisioningError as error:

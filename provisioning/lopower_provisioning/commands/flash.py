@@ -73,13 +73,16 @@ def run(arguments: argparse.Namespace) -> int:
     reporter = _reporter(arguments, [request.label for request in requests])
     try:
         outcomes = [flash(requests[0], reporter)] if arguments.many is None else flash_all(requests, reporter)
-    except KeyboardInterrupt:
-        output.note("\nlopower: stopped; the same command begins anew")
+    except KeyboardInterrupt:  # of many; one board's is in its outcome
+        output.note("\nlopower: stopped by Ctrl-C; the boards that were under way are finished, the others untouched")
         return INTERRUPTED
     _show(arguments, outcomes)
-    if asked and any(outcome.state != "failed" for outcome in outcomes):
+    done = [outcome for outcome in outcomes if outcome.state in ("connected", "flashed")]
+    if asked and done:
         _offer_to_save(asked)
-    return OK if all(outcome.state != "failed" for outcome in outcomes) else FAILED
+    if any(outcome.state == "stopped" for outcome in outcomes):
+        return INTERRUPTED
+    return OK if len(done) == len(outcomes) else FAILED
 
 
 def _refuse_contradictions(arguments: argparse.Namespace) -> None:
@@ -210,7 +213,7 @@ def _show(arguments: argparse.Namespace, outcomes: list[Outcome]) -> None:
             steps.event("result", **flash_text.document(outcome))
     elif arguments.many is not None:
         output.say(flash_text.report(outcomes))
-    elif outcomes[0].state == "failed":
+    elif outcomes[0].state in ("failed", "stopped"):
         output.note(flash_text.failure(outcomes[0]))
     else:
         output.say(flash_text.success(outcomes[0], arguments.offline is not None, arguments.devices or "devices.csv"))
