@@ -245,6 +245,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
             self._send_datagram(data, self._flow.remote)
             return length
         sent = 0
+        self._pump()  # a program that only writes must learn of a reset, too
         while True:
             self._check()
             sent += self._locked(self._flow.write, data, offset + sent, length - sent)
@@ -272,6 +273,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         return len(data)
 
     def _send_datagram(self, data, remote):
+        self._pump()
         try:
             self._locked(self._flow.send, data, remote)
         except ValueError:
@@ -336,6 +338,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         if self._real is not None and self._flow is None:
             return self._real.read(size) if size >= 0 else self._real.read()
         if self._timeout == 0:
+            self._pump()
             if not self._can_receive():
                 return None
             return self.recv(size if size >= 0 else self._flow.received.length or 1)
