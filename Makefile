@@ -6,11 +6,12 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SIDECAR := $(BIN)/lopower-sidecar
 TAILNET := $(BIN)/lopower-test-tailnet
+LAB    := .venv-lab
 
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
-  zbar-tools faketime curl mosquitto iputils-ping zsh fish systemd openssh-server
+  zbar-tools faketime curl mosquitto iputils-ping zsh fish systemd openssh-server ser2net
 
-.PHONY: setup sidecar demo test lint types contracts check bench-quick bench-firmware clean
+.PHONY: setup sidecar lab demo test lint types contracts check bench-quick bench-firmware clean
 .DEFAULT_GOAL := help
 
 help:                     ## this list
@@ -46,6 +47,15 @@ $(SIDECAR): $(wildcard host/sidecar/*.go) host/sidecar/go.mod host/sidecar/build
 $(TAILNET): $(wildcard hil/tailnet_world/*.go) hil/tailnet_world/go.mod host/sidecar/build.sh | $(SIDECAR)
 	@echo "building the test tailnet"
 	sh host/sidecar/build.sh $@ hil/tailnet_world
+
+lab: $(LAB)/.installed    ## .venv-lab with labgrid, for boards of a lab
+
+# labgrid's pyserial-labgrid and esptool's pyserial own the same files: the one that is installed last is there.
+$(LAB)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(LAB)
+	$(LAB)/bin/pip install --quiet --upgrade-strategy only-if-needed -e '.[lab]'
+	$(LAB)/bin/pip install --quiet --force-reinstall --no-deps pyserial-labgrid
+	@touch $@
 
 lint: $(STAMP)            ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -87,4 +97,4 @@ test-packages:
 	  fi; fi
 
 clean:                    ## remove what the other targets made
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LAB) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -39,9 +39,10 @@ def make(request: pytest.FixtureRequest, directory: Path, recorder: Recorder) ->
     image = None if image is None else Path(image)
     share = _share(request.config)
     if option("lg_env", default=None) is not None:
-        from lopower_hil.bench.lab import LabBench
+        from lopower_hil.bench import lab
 
-        return LabBench(request, recorder, share=share, image=image, address=option("bench_address"), cache=_cache())
+        # In a lab nobody knows which interface leads to the boards but who made it.
+        return lab.LabBench(lab.environment(request), recorder, share=share, address=option("bench_address") or "")
     if option("board"):
         from lopower_hil.bench.attached import AttachedBench
 
