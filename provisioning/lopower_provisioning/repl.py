@@ -10,9 +10,8 @@ from types import TracebackType
 from typing import Final, Protocol
 
 from lopower_provisioning.errors import BoardState, FlashError
-from lopower_provisioning.ports import check_right, has_reset_lines
+from lopower_provisioning.ports import check_right, has_reset_lines, open_line
 
-BAUD: Final = 115_200
 MAX_OUTPUT: Final = 65_536
 OPEN_SECONDS: Final = 10.0
 """A chip's own USB leaves and comes back when it is reset."""
@@ -58,13 +57,11 @@ class RunningBoard:
 
     @staticmethod
     def _open(port: str) -> Line:
-        import serial
-
         deadline = time.monotonic() + OPEN_SECONDS
         while True:
             try:
                 check_right(port)
-                opened: Line = serial.serial_for_url(port, baudrate=BAUD, timeout=0.05, write_timeout=5.0)
+                opened: Line = open_line(port)
                 return opened
             except (FlashError, OSError, ValueError) as error:
                 if time.monotonic() > deadline or isinstance(error, ValueError):

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from lopower_hil.bench.errors import BenchError
 from lopower_hil.bench.recorder import Heard
+from lopower_provisioning.ports import open_line
 
-BAUD: Final = 115_200
 MAX_KEPT: Final = 4 << 20
 """Bytes of the log in memory; of a board that prints more the oldest are forgotten."""
 
@@ -56,7 +56,7 @@ class Console:
         deadline = time.monotonic() + OPEN_SECONDS
         while True:
             try:
-                self._serial = _opened(self.port)
+                self._serial = open_line(self.port)
                 break
             except (OSError, ValueError) as error:  # pyserial's are OSErrors
                 if isinstance(error, ValueError) or time.monotonic() > deadline:
@@ -140,7 +140,7 @@ class Console:
         while not self._closing:
             try:
                 if self._serial is None:
-                    self._serial = _opened(self.port)
+                    self._serial = open_line(self.port)
                 data = self._serial.read(max(1, self._serial.in_waiting))
             except (OSError, TypeError, ValueError):  # the last two: pyserial, of a port closed under its feet
                 self._shut()
@@ -192,9 +192,3 @@ class Tap:
 
     def close(self) -> None:
         """The console stays open."""
-
-
-def _opened(port: str) -> Any:
-    import serial
-
-    return serial.serial_for_url(port, baudrate=BAUD, timeout=_POLL, write_timeout=5.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attr
 import platformdirs
@@ -22,6 +22,10 @@ from lopower_hil.bench.errors import BenchError
 from lopower_hil.bench.recorder import Recorder
 from lopower_hil.bench.surroundings import WifiNetwork
 from lopower_hil.labgrid_drivers.access_point import AccessPointProtocol, WifiAccessPoint
+
+
+NETWORK_SECONDS: Final = 10.0
+"""How long the other side of RFC 2217 may take to agree to a setting."""
 
 
 class SwitchOf:
@@ -78,11 +82,12 @@ class MicroPythonDriver(Driver, ResetProtocol):
         if isinstance(self.port, SerialPort):
             return str(self.port.port)
         host, port = proxymanager.get_host_and_port(self.port)
-        schemes = {"rfc2217": "rfc2217", "raw": "socket"}
-        try:
-            return f"{schemes[self.port.protocol]}://{host}:{port}"
-        except KeyError:
-            raise ExecutionError(f"unknown protocol {self.port.protocol!r} of {self.port}") from None
+        if self.port.protocol == "rfc2217":
+            # As labgrid's SerialDriver: ser2net does not acknowledge control lines that the port has not got.
+            return f"rfc2217://{host}:{port}?ign_set_control&timeout={NETWORK_SECONDS:g}"
+        if self.port.protocol == "raw":
+            return f"socket://{host}:{port}"
+        raise ExecutionError(f"unknown protocol {self.port.protocol!r} of {self.port}")
 
     def on_activate(self) -> None:
         """Open the console."""
