@@ -26,6 +26,9 @@ BOOT_SECONDS: Final = 4.0
 """How long a program is left to come to its prompt by itself before it is interrupted. Interrupting boot.py would keep
 lopower from starting."""
 
+DRAIN_SECONDS: Final = 0.3
+"""What a board said before its power went is on its way for so long."""
+
 _PROMPT: Final = ">>> "
 _PIECE: Final = 384
 
@@ -180,7 +183,10 @@ class Board:
         """
         if self._proxy is None:
             raise BenchError(f"{self.name} is no device of a proxy: board.flash(proxy) makes it one")
-        self._proxy.wait_connected(self.device, timeout, since=self._started)
+        try:
+            self._proxy.wait_connected(self.device, timeout, since=self._started)
+        except BenchError as error:
+            raise BenchError(f"{error}; the board says: {self._state()}") from None
 
     @property
     def printed(self) -> str:
@@ -211,6 +217,7 @@ class Board:
     def power_off(self) -> None:
         """Take its power away. Raises LackingError if the bench cannot."""
         self._power().off()
+        time.sleep(DRAIN_SECONDS)
         self._forget("power off")
 
     def power_on(self) -> None:
@@ -249,6 +256,13 @@ class Board:
         if self.wifi.switch is None:
             raise LackingError(f"the access point of {self.name} cannot be switched (marker wifi_ap)")
         return self.wifi.switch
+
+    def _state(self) -> str:
+        """What lopower on it says of itself, or why it does not."""
+        try:
+            return board_programs.state(self._running())
+        except ProvisioningError as error:
+            return str(error)
 
     def _networks(self) -> tuple[settings_file.Wifi, ...]:
         return (settings_file.Wifi(self.wifi.ssid, self.wifi.password),)
