@@ -29,6 +29,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--soak", type=seconds, metavar="TIME", help="traffic for so long, as 8h; default: not at all")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker."""
+    config.addinivalue_line("markers", "soak: takes minutes or hours; runs with --soak alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --soak the long ones are left out."""
+    if config.getoption("--soak") is not None:
+        return
+    long = [item for item in items if item.get_closest_marker("soak")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
 def seconds(text: str) -> float:
     """`90`, `90s`, `10m`, `8h`."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)

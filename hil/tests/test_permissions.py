@@ -51,6 +51,10 @@ def test_two_boards_talk_if_they_may(boards: list[Board], proxy: Proxy) -> None:
     one, two = boards
     for board in boards:
         board.join(proxy)
+    rule = f"device:{two.device}"
+    proxy.lopower("device", "allow", one.device, rule)
+    for board in boards:
+        board.join(proxy)  # their settings name the addresses behind the tunnel
     two.start(
         "import socket\ns = socket.socket()\ns.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
         "s.bind(('0.0.0.0', 4000))\ns.listen(2)\nprint('listening')\n"
@@ -66,9 +70,9 @@ try:
     sock.write(b"hello from a board\\n")
     print(sock.readline().decode().strip())
 except OSError as error:
-    print("refused")
+    print("refused", error)
 sock.close()
 """
-    assert one.run(program, 60) == "refused\n"
-    proxy.lopower("device", "allow", one.device, f"device:{two.device}")
     assert one.run(program, 60) == "HELLO FROM A BOARD\n"
+    proxy.lopower("device", "allow", one.device, rule, "--remove")
+    assert one.run(program, 60) .startswith("refused")

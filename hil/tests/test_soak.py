@@ -15,11 +15,10 @@ REKEY_SECONDS = 120
 """REKEY_AFTER_TIME (WireGuard, section 6.1)."""
 
 
+@pytest.mark.soak
 def test_soak(device: Board, proxy: Proxy, pytestconfig: pytest.Config, figure: Figure) -> None:
     """Every byte arrives, sessions are renewed under load, and the heap stays what it was."""
-    length = pytestconfig.getoption("--soak")
-    if length is None:
-        pytest.skip("--soak says how long")
+    length: float = pytestconfig.getoption("--soak")
     program = f"""
 import gc, socket, time
 deadline = time.ticks_add(time.ticks_ms(), {ROUND_SECONDS * 1000})

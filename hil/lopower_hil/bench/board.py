@@ -118,17 +118,15 @@ class Board:
         """
         if not self._is_flashed or self._flashed_with != (None if main is None else Path(main)):
             return self.flash(proxy, main=main)
-        target = DaemonTarget(proxy.client)
         try:
-            running = self._running()
-            public_key = board_programs.make_key(running)
-            target.prepare(self.device, True, lambda *_: True)
-            tunnel = target.enrol(self.device, "", public_key)
-            content = settings_file.settings(
-                tunnel, wifi=self._networks(), written=int(time.time()), hostname=self.device
-            )
-            board_programs.store_settings(running, json.loads(content))
-        except (ProvisioningError, ControlError) as error:
+            self._enrol(proxy)
+        except ProvisioningError:  # the programs of the test before may have left no memory
+            self.reset()
+            try:
+                self._enrol(proxy)
+            except (ProvisioningError, ControlError) as error:
+                raise BenchError(f"{self.name} does not join the proxy: {error}") from None
+        except ControlError as error:
             raise BenchError(f"{self.name} does not join the proxy: {error}") from None
         self._proxy = proxy
         self.reset()
@@ -246,6 +244,16 @@ class Board:
     def close(self) -> None:
         """Give the port back."""
         self.console.close()
+
+    def _enrol(self, proxy: Proxy) -> None:
+        """The board makes a key, and gets its settings. Raises ProvisioningError, ControlError."""
+        running = self._running()
+        public_key = board_programs.make_key(running)
+        target = DaemonTarget(proxy.client)
+        target.prepare(self.device, True, lambda *_: True)
+        tunnel = target.enrol(self.device, "", public_key)
+        content = settings_file.settings(tunnel, wifi=self._networks(), written=int(time.time()), hostname=self.device)
+        board_programs.store_settings(running, json.loads(content))
 
     def _power(self) -> Switch:
         if self._switch is None:
