@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from hil.tests.conftest import Figure
 from lopower_hil.bench import Board, Proxy
 from lopower_hil.bench.proxy import LOOPBACK, free_port
 from lopower_hil.bench.pytest_plugin import MakeProxy
+from lopower_provisioning.settings_file import tunnel_from_json
 
 UP = "import lopower; print(lopower.wait(60))"
 PAGE = "import requests; print(requests.get('http://{}/').status_code)"
@@ -61,9 +63,9 @@ print(status)
     figure("Wi-Fi back to the first page", time.monotonic() - began, "s")
 
 
-def test_the_proxy_is_killed_and_comes_back(device: Board, proxy: Proxy, figure: Figure) -> None:
+def test_the_proxy_is_restarted(device: Board, proxy: Proxy, figure: Figure) -> None:
     """It knows the board's address, and speaks first."""
-    proxy.kill()
+    proxy.stop()
     began = time.monotonic()
     proxy.start()
     proxy.wait_connected(device.device, since=began)
@@ -73,8 +75,6 @@ def test_the_proxy_is_killed_and_comes_back(device: Board, proxy: Proxy, figure:
 
 def test_the_proxys_address_changes(board: Board, make_proxy: MakeProxy, bench_address: str, figure: Figure) -> None:
     """The board knows two addresses of it, and goes on to the second one by itself."""
-    import socket
-
     second = free_port(socket.SOCK_DGRAM)
     proxy = make_proxy("proxy", "--endpoint", f"{bench_address}:{second}")
     board.join(proxy)
@@ -93,8 +93,6 @@ def test_a_second_proxy_takes_over(device: Board, proxy: Proxy, make_proxy: Make
     second = make_proxy("second")
     add = {"devices": [{"name": device.device, "public_key": proxy.device(device.device)["public_key"]}]}
     answer = second.client.request("POST", ["devices"], {**add, "format": "json", "qr": False})
-    from lopower_provisioning.settings_file import tunnel_from_json
-
     entry = tunnel_from_json(answer["devices"][0]["text"]).proxy
     device.run(
         "import json\nwith open('/lopower.json') as f: s = json.load(f)\n"

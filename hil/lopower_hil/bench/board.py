@@ -109,6 +109,7 @@ class Board:
             raise BenchError(f"{self.name}: {outcome.error}. {outcome.board_state} {outcome.hint}")
         self.device, self._proxy = outcome.name, proxy
         self._is_flashed, self._flashed_with = True, main
+        self._is_booting = False  # its handshake was seen, so boot.py has ended
 
     def join(self, proxy: Proxy, *, main: Path | str | None = None) -> None:
         """As `flash`, but write only what the board has not got: of one that was flashed in this session with the same
@@ -130,6 +131,8 @@ class Board:
             raise BenchError(f"{self.name} does not join the proxy: {error}") from None
         self._proxy = proxy
         self.reset()
+        if main is None:  # nothing of the user's is interrupted, and a handshake is faster when it alone is computed
+            self.run("import lopower\nlopower.wait(60)", 70)
         return self.wait_connected()
 
     def install(self, files: Mapping[str, str | bytes]) -> None:

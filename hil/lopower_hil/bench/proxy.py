@@ -88,21 +88,21 @@ class Proxy:
 
     def stop(self) -> None:
         """End it in order; its state stays. Harmless if it does not run."""
-        self._end(lambda process: process.terminate())
-
-    def kill(self) -> None:
-        """End it at once, as a power cut would."""
-        self._end(lambda process: process.kill())
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if self._reader is not None:
+            self._reader.join()
 
     def restart(self) -> None:
         """End it in order, and start it again."""
         self.stop()
-        self.start()
-
-    def move(self) -> None:
-        """Start it again at another port, and let it be known as that alone."""
-        self.stop()
-        self.port = free_port(socket.SOCK_DGRAM)
         self.start()
 
     def lopower(self, *arguments: str) -> str:
@@ -201,19 +201,6 @@ class Proxy:
         except ControlError:
             return False
         return True
-
-    def _end(self, how: Callable[[subprocess.Popen[str]], None]) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        how(process)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if self._reader is not None:
-            self._reader.join()
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         """Runs in a thread, until the process ends."""
