@@ -9,7 +9,7 @@ TAILNET := $(BIN)/lopower-test-tailnet
 LAB    := .venv-lab
 
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
-  zbar-tools faketime curl mosquitto iputils-ping zsh fish systemd openssh-server ser2net
+  zbar-tools faketime curl mosquitto iputils-ping openssl zsh fish systemd openssh-server ser2net
 
 .PHONY: setup sidecar lab demo test lint types contracts check bench-quick bench-firmware clean
 .DEFAULT_GOAL := help
@@ -30,8 +30,9 @@ demo: setup $(if $(shell command -v go),$(TAILNET))  ## a daemon, a tailnet and 
 bench-quick: $(STAMP)     ## CPU per GB and Mbit/s up and down, connects/s, against wireguard-go in the same run
 	$(BIN)/python -m tests.bench.bench_quick
 
-bench-firmware: $(STAMP)  ## the firmware's cryptography in instructions and milliseconds of a board, by emulation
+bench-firmware: $(STAMP)  ## the firmware's cryptography by emulation, and its heap with 32-bit objects
 	$(BIN)/python -m tests.bench.bench_firmware
+	$(BIN)/python -m tests.bench.bench_firmware_heap
 
 sidecar: $(STAMP)         ## the Go program that joins a tailnet; without Go everything else works
 	@if command -v go >/dev/null; then \
@@ -85,7 +86,8 @@ test-programs:            # built or fetched once, so that no test waits for a c
 	@$(BIN)/python -m tests.support.device_libraries
 	@if command -v go >/dev/null; then \
 	  echo "building the programs that tests talk to"; \
-	  $(BIN)/python -m tests.support.wireguard_go && $(MAKE) --no-print-directory $(TAILNET); \
+	  $(BIN)/python -m tests.support.wireguard_go && $(BIN)/python -m tests.support.tailnet_programs && \
+	  $(MAKE) --no-print-directory $(TAILNET); \
 	fi
 
 test-packages:

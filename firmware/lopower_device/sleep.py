@@ -109,7 +109,7 @@ def _session(fields, created):
         for i in range(3, len(window)):
             window[i] = 0xFFFFFFFF
         window[0], window[1], window[2] = greatest
-        window[4 + (greatest[0] >> 5 & 255)] = (2 << (greatest[0] & 31)) - 1
+        window[4 + (greatest[0] >> 5 & 63)] = (2 << (greatest[0] & 31)) - 1
     return session
 
 

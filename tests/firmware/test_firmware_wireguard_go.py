@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 
 from lopower.devices.keys import generate_private_key, public_key_of
 from tests.support.dns_certificates import make_certificates
-from tests.support.micropython import built, interpreter, prelude
+from tests.support.micropython import built, interpreter, prelude, renamed
 from tests.support.netns import World, network_world
 from tests.support.requirements import require_module
 from tests.support.wireguard_go import WireguardGo, wireguard_go
@@ -116,7 +116,7 @@ class Setting:
     def start(self, program: str) -> subprocess.Popen[str]:
         """MicroPython in the device's namespace."""
         path = self.directory / "program.py"
-        path.write_text(prelude(built("x64")) + START + program)
+        path.write_text(prelude(built("x64")) + renamed(START + program))
         return self.world.start(
             self.world.device,
             *interpreter(),

@@ -42,7 +42,7 @@ def details(document: dict[str, Any]) -> str:
         ("device", document["name"] + ("" if document["enabled"] else " (disabled)")),
         ("public key", document["public_key"]),
         ("addresses", ", ".join(text for text in (document["ipv4"], document["ipv6"]) if text)),
-        *([("in the tailnet", f"{via['name']}, {via['address']}")] if (via := document.get("via")) else []),
+        *_in_the_tailnet(document),
         ("endpoint", document["endpoint"] or _last_seen(document) or "unknown"),
         ("handshake", output.ago(document["latest_handshake"])),
         ("traffic", traffic),
@@ -69,6 +69,12 @@ def details(document: dict[str, Any]) -> str:
         counters = ", ".join(f"{name} {count}" for name, count in document["counters"].items())
         lines += ["", f"counters: {counters}"]
     return "\n".join(lines)
+
+
+def _in_the_tailnet(document: dict[str, Any]) -> list[tuple[str, str]]:
+    via, name = document["via"], document["tailnet_name"]
+    texts = [*([via["name"], via["address"]] if via else []), *([name] if name else [])]
+    return [("in the tailnet", ", ".join(texts))] if texts else []
 
 
 def _destination(refusal: dict[str, Any]) -> str:
