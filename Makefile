@@ -64,6 +64,7 @@ lint: $(STAMP)            ## ruff: rules and format
 
 types: $(STAMP)           ## mypy, strict
 	$(BIN)/mypy host hil provisioning tests hatch_build.py
+	$(BIN)/mypy hil/tests/conftest.py
 
 contracts: $(STAMP)       ## which package may import which
 	$(BIN)/lint-imports

@@ -1,8 +1,8 @@
 """The bench's own tests: unchanged on virtual boards, on boards at hand, and in a lab.
 
-    pytest hil/tests                                   virtual boards
-    pytest hil/tests --board /dev/ttyUSB0 --board-wifi HomeNet --power-cycles 20 --outage 60
-    pytest hil/tests --lg-env bench.yaml --soak 8h
+pytest hil/tests                                   virtual boards
+pytest hil/tests --board /dev/ttyUSB0 --board-wifi HomeNet --power-cycles 20 --outage 60
+pytest hil/tests --lg-env bench.yaml --soak 8h
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from collections.abc import Callable
 import pytest
 
 from lopower_hil.bench import Board, Proxy
+from tests.support.figures import Figure
 
 QUICK_CYCLES = 3
 QUICK_OUTAGE = 4.0
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-Figure = Callable[[str, float, str], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

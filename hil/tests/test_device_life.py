@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hil.tests.conftest import Figure
 from lopower_hil.bench import Board
+from tests.support.figures import Figure
 
 UP = "import lopower, json\nlopower.start()\nassert lopower.wait(60), lopower.status()\n"
 

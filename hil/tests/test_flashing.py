@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 
-from hil.tests.conftest import Figure
 from lopower_hil.bench import Board, Proxy
+from tests.support.figures import Figure
 
 
 def test_blank_and_again(board: Board, proxy: Proxy, figure: Figure) -> None:

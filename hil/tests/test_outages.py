@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from hil.tests.conftest import Figure
 from lopower_hil.bench import Board, Proxy
 from lopower_hil.bench.proxy import LOOPBACK, free_port
 from lopower_hil.bench.pytest_plugin import MakeProxy
 from lopower_provisioning.settings_file import tunnel_from_json
+from tests.support.figures import Figure
 
 UP = "import lopower; print(lopower.wait(60))"
 PAGE = "import requests; print(requests.get('http://{}/').status_code)"

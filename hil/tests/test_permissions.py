@@ -75,4 +75,4 @@ sock.close()
 """
     assert one.run(program, 60) == "HELLO FROM A BOARD\n"
     proxy.lopower("device", "allow", one.device, rule, "--remove")
-    assert one.run(program, 60) .startswith("refused")
+    assert one.run(program, 60).startswith("refused")

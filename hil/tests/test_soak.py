@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from hil.tests import servers
-from hil.tests.conftest import Figure
 from lopower_hil.bench import Board, Proxy
+from tests.support import bench_servers as servers
+from tests.support.figures import Figure
 
 ROUND_SECONDS = 20
 REKEY_SECONDS = 120

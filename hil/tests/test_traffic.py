@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hil.tests import servers
-from hil.tests.conftest import Figure
 from lopower_hil.bench import BenchError, Board, Proxy, TailnetPeer
+from tests.support import bench_servers as servers
 from tests.support.device_libraries import require_umqtt
 from tests.support.dns_certificates import make_certificates
+from tests.support.figures import Figure
 from tests.support.requirements import require_module
 
 BULK_BYTES = 400_000

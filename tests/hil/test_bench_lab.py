@@ -101,7 +101,7 @@ def test_a_coordinator_an_exporter_and_the_plugin(tmp_path: Path) -> None:
         (tmp_path / "bench.yaml").write_text(environment(kitchen))
         (tmp_path / "test_lab.py").write_text(TEST)
         done = lab.run(
-            "pytest", "-rs", "-v", "--durations=9", "-p", "no:cacheprovider", "--lg-env", "bench.yaml", "--bench-address", "127.0.0.1",
+            "pytest", "-rs", "-v", "-p", "no:cacheprovider", "--lg-env", "bench.yaml", "--bench-address", "127.0.0.1",
             "test_lab.py", variables={"LOPOWER_WIFI_PASSWORD": PASSWORD, "LOPOWER_REQUIRE_ALL": ""},
         )  # fmt: skip
         assert "3 passed, 1 skipped" in done.stdout, done.stdout + done.stderr + lab.said()

@@ -35,7 +35,7 @@ class AttachedBench:
         cache: Path,
         saved: Path,
     ) -> None:
-        self.address = address or ""
+        self.address: str | None = address or ""
         self._ports = ports
         self._recorder = recorder
         self._ssid = ssid

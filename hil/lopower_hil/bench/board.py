@@ -110,6 +110,9 @@ class Board:
         self.device, self._proxy = outcome.name, proxy
         self._is_flashed, self._flashed_with = True, main
         self._is_booting = False  # its handshake was seen, so boot.py has ended
+        if main is not None:  # so that nothing is missed of what it prints
+            self.reset()
+            self.wait_connected()
 
     def join(self, proxy: Proxy, *, main: Path | str | None = None) -> None:
         """As `flash`, but write only what the board has not got: of one that was flashed in this session with the same

@@ -1,7 +1,7 @@
 """A board's serial console: one reader for all that it prints, with a log that tests look into.
 
-The port is held open as long as the console is, so that nothing which the board prints is missed; who needs the port for
-himself, as esptool does, has it `released`.
+The port is held open as long as the console is, so that nothing which the board prints is missed. Who needs the port
+alone, as esptool does, has it `released`.
 """
 
 from __future__ import annotations

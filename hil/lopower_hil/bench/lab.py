@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -13,7 +13,7 @@ from lopower_hil.bench.board import Board
 from lopower_hil.bench.errors import BenchError, LackingError
 from lopower_hil.bench.recorder import Recorder
 
-DRIVER = "MicroPythonDriver"
+DRIVER: Final = "MicroPythonDriver"
 
 
 class LabBench:
@@ -30,8 +30,7 @@ class LabBench:
         self.address = address
         self._environment = environment
         self._recorder = recorder
-        targets: dict[str, Any] = environment.config.get_targets()
-        self._names = share([name for name, target in targets.items() if DRIVER in _drivers(target)])
+        self._names = share(boards_of(environment))
         self._drivers: list[tuple[Any, Any]] = []
 
     def boards(self, count: int) -> list[Board]:
@@ -41,27 +40,36 @@ class LabBench:
                 f"the lab has {len(self._names)} targets with a {DRIVER} for this process, and {count} are needed"
             )
         while len(self._drivers) < count:
-            self._drivers.append(self._activated(self._names[len(self._drivers)]))
+            self._drivers.append(activated(self._environment, self._names[len(self._drivers)], self._recorder))
         return [driver.board for _, driver in self._drivers[:count]]
-
-    def _activated(self, name: str) -> tuple[Any, Any]:
-        from labgrid.exceptions import NoDriverFoundError, NoResourceFoundError, NoSupplierFoundError
-        from labgrid.driver.exception import ExecutionError
-        from labgrid.remote.client import UserError
-
-        try:
-            target = self._environment.get_target(name)
-            driver = target.get_driver(DRIVER, activate=False)
-            driver.recorder = self._recorder
-            target.activate(driver)
-        except (UserError, ExecutionError, NoDriverFoundError, NoResourceFoundError, NoSupplierFoundError) as error:
-            raise BenchError(f"{name}: {error}") from None
-        return target, driver
 
     def close(self) -> None:
         """Give the ports back; labgrid's own fixture ends the environment."""
         for target, driver in self._drivers:
             target.deactivate(driver)
+
+
+def boards_of(environment: Any) -> list[str]:
+    """The targets of an environment that have a MicroPythonDriver, in the order of the file."""
+    targets: dict[str, Any] = environment.config.get_targets()
+    return [name for name, target in targets.items() if DRIVER in _drivers(target)]
+
+
+def activated(environment: Any, name: str, recorder: Recorder | None = None) -> tuple[Any, Any]:
+    """A target of a labgrid environment, and its MicroPythonDriver with an open console. Raises BenchError."""
+    from labgrid.driver.exception import ExecutionError
+    from labgrid.exceptions import NoDriverFoundError, NoResourceFoundError, NoSupplierFoundError
+    from labgrid.remote.client import UserError
+
+    try:
+        target = environment.get_target(name)
+        driver = target.get_driver(DRIVER, activate=False)
+        if recorder is not None:
+            driver.recorder = recorder
+        target.activate(driver)
+    except (UserError, ExecutionError, NoDriverFoundError, NoResourceFoundError, NoSupplierFoundError) as error:
+        raise BenchError(f"{name}: {error}") from None
+    return target, driver
 
 
 def environment(request: pytest.FixtureRequest) -> Any:
@@ -77,7 +85,7 @@ def check_installation() -> None:
     that was installed last is there. labgrid is made for its own, whose RFC 2217 is repaired.
     """
     if importlib.util.find_spec("labgrid") is None:
-        raise BenchError("--lg-env needs labgrid, in an environment of its own: see docs/bench.md, \"A lab\"")
+        raise BenchError("--lg-env needs labgrid, in an environment of its own: see docs/bench.md")
     import serial
 
     wanted = importlib.metadata.version("pyserial-labgrid")

@@ -1,4 +1,4 @@
-"""`--bench-report FILE`: one page with what boards and proxies said in each test, beside each other, and how long it took."""
+"""`--bench-report FILE`: a page with what boards and proxies said in each test, side by side, and how long it took."""
 
 from __future__ import annotations
 
@@ -86,9 +86,10 @@ def _test(test: Tested, longest: float) -> str:
     opened = " open" if test.outcome in ("failed", "error") else ""
     figures = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in test.figures)
     phases = " · ".join(f"{name} {seconds:.1f} s" for name, seconds in test.phases.items())
+    width = round(100 * test.seconds / longest)
     return (
-        f'<details class="{test.outcome}"{opened}><summary><b>{test.outcome}</b><span class="name">{_text(_short(test))}'
-        f'</span><span class="bar"><i style="width:{100 * test.seconds / longest:.0f}%"></i></span>'
+        f'<details class="{test.outcome}"{opened}><summary><b>{test.outcome}</b>'
+        f'<span class="name">{_text(_short(test))}</span><span class="bar"><i style="width:{width}%"></i></span>'
         f'<span class="time">{test.seconds:.1f} s</span></summary>'
         f'<p class="phases">{_text(test.name)}<br>{phases}</p>'
         + (f"<dl>{figures}</dl>" if figures else "")
@@ -111,7 +112,9 @@ def _said(entries: Sequence[tuple[float, str, str]]) -> str:
         else:
             cells = "".join(f"<td>{_text(text)}</td>" if name == source else "<td></td>" for name in sources)
         rows.append(f"<tr><th>{seconds:.3f}</th>{cells}</tr>")
-    return f'<div class="said"><table><thead><tr><th>s</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return (
+        f'<div class="said"><table><thead><tr><th>s</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
 
 
 def _short(test: Tested) -> str:

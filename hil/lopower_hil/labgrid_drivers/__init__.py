@@ -1,6 +1,6 @@
 """Resources and drivers for labgrid: boards that run MicroPython, and the access points that they join.
 
-An environment loads them by `imports: [lopower_hil.labgrid_drivers]`. Serial ports and power switches are labgrid's own.
+An environment loads them by `imports: [lopower_hil.labgrid_drivers]`. Serial ports and power switches are labgrid's.
 """
 
 from lopower_hil.labgrid_drivers.access_point import AccessPointCommandDriver, AccessPointProtocol, WifiAccessPoint

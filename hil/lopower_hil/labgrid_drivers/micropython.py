@@ -1,4 +1,4 @@
-"""A board that runs MicroPython, at a serial port of labgrid's: its REPL, its console, its reset, and what flashes it."""
+"""A board that runs MicroPython, at a serial port of labgrid's: its REPL, its console and its reset."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from lopower_hil.bench.errors import BenchError
 from lopower_hil.bench.recorder import Recorder
 from lopower_hil.bench.surroundings import WifiNetwork
 from lopower_hil.labgrid_drivers.access_point import AccessPointProtocol, WifiAccessPoint
-
 
 NETWORK_SECONDS: Final = 10.0
 """How long the other side of RFC 2217 may take to agree to a setting."""

@@ -84,11 +84,12 @@ def bulk() -> Iterator[int]:
 
 
 @contextmanager
-def _serving(server: socketserver.BaseServer) -> Iterator[int]:
+def _serving(server: socketserver.TCPServer) -> Iterator[int]:
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        yield server.server_address[1]  # type: ignore[misc]
+        port: int = server.socket.getsockname()[1]
+        yield port
     finally:
         server.shutdown()
         server.server_close()
