@@ -71,7 +71,7 @@ contracts: $(STAMP)       ## which package may import which
 
 check: lint types contracts
 
-test: setup test-packages test-programs check test-go   ## lint, types, import contracts and all tests
+test: setup lab test-packages test-programs check test-go   ## lint, types, import contracts and all tests
 	@# A short base: the kernel takes 103 bytes for the path of a unix socket.
 	@base=$$(mktemp -d /tmp/lpXXXX) && \
 	  $(BIN)/pytest -n 2 --dist loadgroup --basetemp=$$base/t $(PYTEST_ARGS); code=$$?; rm -rf $$base; exit $$code
