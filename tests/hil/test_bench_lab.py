@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,8 +12,8 @@ from pathlib import Path
 from lopower_hil.made_images import stock_image
 from lopower_hil.virtual_board import AccessPoint, Board, BoardConfig
 from lopower_hil.virtual_board.control import ControlSocket
-from tests.support.labgrid_lab import running_lab
-from tests.support.requirements import require_module, require_program
+from tests.support.labgrid_lab import PROGRAMS, running_lab
+from tests.support.requirements import missing, require_module, require_program
 
 SSID, PASSWORD = "lab", "a shelf of boards"
 TEST = """\
@@ -106,3 +108,17 @@ def test_a_coordinator_an_exporter_and_the_plugin(tmp_path: Path) -> None:
         )  # fmt: skip
         assert "3 passed, 1 skipped" in done.stdout, done.stdout + done.stderr + lab.said()
         assert "hall has no power switch (marker power)" in done.stdout
+
+
+def test_the_other_pyserial_is_refused(tmp_path: Path) -> None:
+    """Two distributions own `serial`: `make lab` leaves labgrid's, and a lab does not start with esptool's."""
+    if not (PROGRAMS.parent / ".installed").is_file():
+        missing("labgrid is not installed: make lab")
+    check = [str(PROGRAMS / "python"), "-c", "from lopower_hil.bench import lab; lab.check_installation()"]
+    good = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (good.returncode, good.stderr) == (0, "")
+    (tmp_path / "serial").symlink_to(Path(str(require_module("serial").__file__)).parent)
+    other = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(check, cwd=tmp_path, env=other, capture_output=True, text=True, check=False)
+    assert "was installed over labgrid's" in done.stderr
+    assert "pip install --force-reinstall --no-deps pyserial-labgrid==" in done.stderr

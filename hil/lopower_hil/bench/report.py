@@ -17,7 +17,7 @@ MAX_FAILURE: Final = 20_000
 
 
 @dataclass(slots=True)
-class Tested:
+class Outcome:
     """One test, from its reports.
 
     Attributes:
@@ -43,12 +43,12 @@ class ReportPlugin:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._tests: dict[str, Tested] = {}
+        self._tests: dict[str, Outcome] = {}
         self._began = time.time()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """One phase of a test."""
-        test = self._tests.setdefault(report.nodeid, Tested(report.nodeid))
+        test = self._tests.setdefault(report.nodeid, Outcome(report.nodeid))
         test.phases[report.when or ""] = report.duration
         if report.outcome != "passed":
             test.outcome = report.outcome if report.when == "call" or report.skipped else "error"
@@ -67,12 +67,12 @@ class ReportPlugin:
         terminalreporter.write_sep("-", f"bench report: {self._path}")
 
 
-def page(tests: Sequence[Tested], began: float) -> str:
+def page(tests: Sequence[Outcome], began: float) -> str:
     """The whole page; it needs no other file, and no script."""
     template = (resources.files(__package__) / "report.html").read_text(encoding="utf-8")
     counts = {name: sum(test.outcome == name for test in tests) for name in ("passed", "failed", "error", "skipped")}
     summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no tests"
-    longest = max((test.seconds for test in tests), default=1.0)
+    longest = max((test.seconds for test in tests), default=0.0) or 1.0
     return (
         template.replace("{{when}}", time.strftime("%Y-%m-%d %H:%M", time.localtime(began)))
         .replace("{{summary}}", summary)
@@ -81,7 +81,7 @@ def page(tests: Sequence[Tested], began: float) -> str:
     )
 
 
-def _test(test: Tested, longest: float) -> str:
+def _test(test: Outcome, longest: float) -> str:
     """One row, which opens."""
     opened = " open" if test.outcome in ("failed", "error") else ""
     figures = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in test.figures)
@@ -117,7 +117,7 @@ def _said(entries: Sequence[tuple[float, str, str]]) -> str:
     )
 
 
-def _short(test: Tested) -> str:
+def _short(test: Outcome) -> str:
     file, _, name = test.name.partition("::")
     return f"{Path(file).stem.removeprefix('test_').replace('_', ' ')}: {name.removeprefix('test_').replace('_', ' ')}"
 
