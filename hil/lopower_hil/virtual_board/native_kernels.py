@@ -26,6 +26,11 @@ def are_in(flash: FlashMemory, files: Region) -> bool:
     return _NAME.encode() in flash.read(files.offset, files.size)
 
 
+def prepare() -> None:
+    """Compile them meanwhile: a board that is flashed may need them at its next start, when its line must not wait."""
+    threading.Thread(target=directory, name="kernels", daemon=True).start()
+
+
 def directory() -> Path | None:
     """Where they lie, compiled for this processor; None if they do not compile (mpy-cross is missing)."""
     with _lock:
