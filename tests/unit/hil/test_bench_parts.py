@@ -96,12 +96,15 @@ def test_the_record_is_bounded() -> None:
     assert made.entries() == []
 
 
+def _add(made: Recorder) -> None:
+    for number in range(300):
+        made.add("board", str(number))
+
+
 def test_the_record_is_written_by_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "MAX_ENTRIES", 1000)
     made = Recorder()
-    threads = [
-        threading.Thread(target=lambda: [made.add("board", str(number)) for number in range(300)]) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=_add, args=(made,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
