@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.xdist_group("tailnet"), pytest.mark.timeout(600)]
 
 KEY = "tskey-right"
 HALF_BLOCK = "▀"
+FINDER_PATTERN = "█▀▀▀▀▀█"  # the upper edge of a corner of every code (ISO/IEC 18004 section 6.3.3)
 
 
 def up(directory: Path, tailnet: TailnetWorld) -> list[str]:
@@ -67,7 +68,7 @@ async def test_the_first_login_on_a_terminal(tailnet: TailnetWorld, tmp_path: Pa
     )
     os.close(theirs)
     try:
-        text = await read_until(ours, f"{HALF_BLOCK}{HALF_BLOCK}{HALF_BLOCK}  {HALF_BLOCK}")
+        text = await read_until(ours, FINDER_PATTERN)
         assert f"Log in to the tailnet at {tailnet.control_url}/auth/" in text
         url = text.split("Log in to the tailnet at ")[1].split()[0]
         await tailnet.do("authorize", url=url)
