@@ -6,11 +6,12 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SIDECAR := $(BIN)/lopower-sidecar
 TAILNET := $(BIN)/lopower-test-tailnet
+LAB    := .venv-lab
 
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
-  zbar-tools faketime curl mosquitto iputils-ping openssl zsh fish systemd openssh-server
+  zbar-tools faketime curl mosquitto iputils-ping openssl zsh fish systemd openssh-server ser2net
 
-.PHONY: setup sidecar demo test lint types contracts check bench-quick bench-firmware clean
+.PHONY: setup sidecar lab demo test lint types contracts check bench-quick bench-firmware clean
 .DEFAULT_GOAL := help
 
 help:                     ## this list
@@ -48,19 +49,29 @@ $(TAILNET): $(wildcard hil/tailnet_world/*.go) hil/tailnet_world/go.mod host/sid
 	@echo "building the test tailnet"
 	sh host/sidecar/build.sh $@ hil/tailnet_world
 
+lab: $(LAB)/.installed    ## .venv-lab with labgrid, for boards of a lab
+
+# labgrid's pyserial-labgrid and esptool's pyserial own the same files: the one that is installed last is there.
+$(LAB)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(LAB)
+	$(LAB)/bin/pip install --quiet --upgrade-strategy only-if-needed -e '.[lab]'
+	$(LAB)/bin/pip install --quiet --force-reinstall --no-deps pyserial-labgrid
+	@touch $@
+
 lint: $(STAMP)            ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)           ## mypy, strict
 	$(BIN)/mypy host hil provisioning tests hatch_build.py
+	$(BIN)/mypy hil/tests/conftest.py
 
 contracts: $(STAMP)       ## which package may import which
 	$(BIN)/lint-imports
 
 check: lint types contracts
 
-test: setup test-packages test-programs check test-go   ## lint, types, import contracts and all tests
+test: setup lab test-packages test-programs check test-go   ## lint, types, import contracts and all tests
 	@# A short base: the kernel takes 103 bytes for the path of a unix socket.
 	@base=$$(mktemp -d /tmp/lpXXXX) && \
 	  $(BIN)/pytest -n 2 --dist loadgroup --basetemp=$$base/t $(PYTEST_ARGS); code=$$?; rm -rf $$base; exit $$code
@@ -89,4 +100,4 @@ test-packages:
 	  fi; fi
 
 clean:                    ## remove what the other targets made
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LAB) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

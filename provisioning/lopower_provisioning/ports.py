@@ -20,6 +20,8 @@ _BRIDGES: Final = {
     0x2E8A: "Raspberry Pi",
     0x067B: "Prolific",
 }
+BAUD: Final = 115_200
+WRITE_SECONDS: Final = 5.0
 _ESPRESSIF: Final = 0x303A
 _MAC: Final = re.compile(r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
 
@@ -62,6 +64,15 @@ def attached() -> list[Port]:
 def has_reset_lines(port: str) -> bool:
     """Whether the board can be reset through `port`: a plain TCP port carries bytes alone."""
     return not port.startswith("socket://")
+
+
+def open_line(port: str) -> Any:
+    """pyserial's object for a port, whose reads wait for a twentieth of a second. Raises OSError, ValueError."""
+    import serial
+
+    # Of pyserial's ports those of an address have no such limit, and refuse one.
+    limit = None if "://" in port else WRITE_SECONDS
+    return serial.serial_for_url(port, baudrate=BAUD, timeout=0.05, write_timeout=limit)
 
 
 def check_right(port: str) -> None:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any, Final
+from typing import Final, Protocol
 
 from lopower_provisioning.errors import BoardState, FlashError
-from lopower_provisioning.ports import check_right, has_reset_lines
+from lopower_provisioning.ports import check_right, has_reset_lines, open_line
 
-BAUD: Final = 115_200
 MAX_OUTPUT: Final = 65_536
 OPEN_SECONDS: Final = 10.0
 """A chip's own USB leaves and comes back when it is reset."""
@@ -27,25 +26,43 @@ _PROMPT: Final = b"raw REPL; CTRL-B to exit\r\n>"
 _INTERRUPT, _RAW, _FRIENDLY, _END = b"\x03", b"\x01", b"\x02", b"\x04"
 _CHUNK: Final = 128  # the receiver of a UART has 256 bytes; there is no flow control
 _CHUNK_SECONDS: Final = 0.01
-_START_SECONDS: Final = 2.0
+_BOOT_SECONDS: Final = 2.0
+
+
+class Line(Protocol):
+    """A serial line that is open, as pyserial has it; both methods raise OSError when it is gone."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; what came within a twentieth of a second."""
+
+    def write(self, data: bytes, /) -> object:
+        """All of it."""
+
+    def close(self) -> None:
+        """Give it back."""
 
 
 class RunningBoard:
     """The REPL of the board at `port`; a context manager that closes the port.
 
+    Args:
+        line: an open one to use, where something else listens at the port besides.
+
     Raises FlashError if the port does not open within ten seconds.
     """
 
-    def __init__(self, port: str) -> None:
-        import serial
-
+    def __init__(self, port: str, line: Line | None = None) -> None:
         self.port = port
+        self._serial: Line = line or self._open(port)
+
+    @staticmethod
+    def _open(port: str) -> Line:
         deadline = time.monotonic() + OPEN_SECONDS
         while True:
             try:
                 check_right(port)
-                self._serial: Any = serial.serial_for_url(port, baudrate=BAUD, timeout=0.05, write_timeout=5.0)
-                break
+                opened: Line = open_line(port)
+                return opened
             except (FlashError, OSError, ValueError) as error:
                 if time.monotonic() > deadline or isinstance(error, ValueError):
                     raise FlashError(
@@ -70,13 +87,16 @@ class RunningBoard:
         except OSError:
             return  # it is gone
 
-    def interrupt(self) -> None:
+    def interrupt(self, boot_seconds: float = _BOOT_SECONDS) -> None:
         """End what runs, and get the raw REPL; nothing is reset.
+
+        Args:
+            boot_seconds: what boot.py is left to come to an end by itself; 0 for a board that has started.
 
         Raises FlashError if that does not succeed within INTERRUPT_SECONDS (BY_HAND_SECONDS).
         """
         deadline = time.monotonic() + (INTERRUPT_SECONDS if has_reset_lines(self.port) else BY_HAND_SECONDS)
-        seen = self._read_until(b">>> ", _START_SECONDS)  # boot.py, if it comes to an end by itself
+        seen = self._read_until(b">>> ", boot_seconds)
         while time.monotonic() < deadline:
             # Each on its own: what runs may swallow one, and a board that is still starting loses them all.
             self._write(b"\r" + _INTERRUPT + _INTERRUPT)
@@ -109,6 +129,15 @@ class RunningBoard:
             last = failed[:-1].decode(errors="replace").strip().splitlines()[-1]
             raise FlashError(f"the board at {self.port} says: {_printable(last)}", "", BoardState.WITHOUT_KEY)
         return printed[:-1].decode(errors="replace")
+
+    def start(self, program: str) -> None:
+        """Start a program that does not end by itself; what it prints is not waited for.
+
+        Raises FlashError if the board does not take it.
+        """
+        self._send(program)
+        if self._read_until(b"OK", 5.0)[-2:] != b"OK":
+            raise self._broken("it does not take a program")
 
     def reset(self) -> None:
         """Start the board anew. Raises FlashError if the port does not take it."""

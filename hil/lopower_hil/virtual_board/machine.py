@@ -209,6 +209,7 @@ class Machine:
         if download:
             self._rom = RomBootloader(_esptool_name(self._chip), self._mac, self._flash)
             self.state = State.DOWNLOAD
+            native_kernels.prepare()
             return
         self._complaints = 0
         self._start(raw=False)

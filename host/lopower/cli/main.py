@@ -44,6 +44,7 @@ _ELSEWHERE: Final = {
     "flash": ("turn a board into a device, in one go", "flash"),
     "boards": ("boards that are attached", "flash"),
     "virtual-board": ("a board without hardware, for esptool, mpremote and tests", "hil"),
+    "bench": ("boards for tests: describe those of a lab, and try them", "hil"),
 }
 _GROUP: Final = "lopower.commands"
 _WITHOUT_DAEMON: Final = frozenset({"up", "service", "config", "completion"})
