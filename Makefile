@@ -8,7 +8,7 @@ SIDECAR := $(BIN)/lopower-sidecar
 TAILNET := $(BIN)/lopower-test-tailnet
 
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
-  zbar-tools faketime curl iputils-ping zsh fish systemd openssh-server
+  zbar-tools faketime curl mosquitto iputils-ping zsh fish systemd openssh-server
 
 .PHONY: setup sidecar demo test lint types contracts check bench-quick bench-firmware clean
 .DEFAULT_GOAL := help
@@ -29,8 +29,9 @@ demo: setup $(if $(shell command -v go),$(TAILNET))  ## a daemon, a tailnet and 
 bench-quick: $(STAMP)     ## CPU per GB and Mbit/s up and down, connects/s, against wireguard-go in the same run
 	$(BIN)/python -m tests.bench.bench_quick
 
-bench-firmware: $(STAMP)  ## the firmware's cryptography in instructions and milliseconds of a board, by emulation
+bench-firmware: $(STAMP)  ## the firmware's cryptography by emulation, and its heap with 32-bit objects
 	$(BIN)/python -m tests.bench.bench_firmware
+	$(BIN)/python -m tests.bench.bench_firmware_heap
 
 sidecar: $(STAMP)         ## the Go program that joins a tailnet; without Go everything else works
 	@if command -v go >/dev/null; then \
@@ -71,7 +72,8 @@ test-go:                  # the sidecar's own tests
 	  CGO_ENABLED=0 go vet -tags "$$tags" ./... && CGO_ENABLED=0 go test -tags "$$tags" ./...; \
 	fi
 
-test-programs:            # built once, so that no test waits for a compiler
+test-programs:            # built or fetched once, so that no test waits for a compiler or a package index
+	@$(BIN)/python -m tests.support.device_libraries
 	@if command -v go >/dev/null; then \
 	  echo "building the programs that tests talk to"; \
 	  $(BIN)/python -m tests.support.wireguard_go && $(MAKE) --no-print-directory $(TAILNET); \

@@ -127,9 +127,9 @@ def replay_accept(window: ptr32, packet: ptr32) -> int:
     ahead = 0
     if window[2] == 0:
         window[2] = 1
-        ahead = 256
+        ahead = 64
     elif high > greatest_high:
-        ahead = 256
+        ahead = 64
         if high == greatest_high + uint(1):
             # 2^27 words of 32 counters lie in the range of a low half
             ahead = int(low >> 5) + 0x8000000 - int(greatest >> 5)
@@ -144,18 +144,18 @@ def replay_accept(window: ptr32, packet: ptr32) -> int:
         if greatest >= low:
             return 0
     if ahead > 0:
-        if ahead > 256:
-            ahead = 256
+        if ahead > 64:
+            ahead = 64
         i = 1
         while i <= ahead:
-            window[4 + (int(greatest >> 5) + i & 255)] = 0
+            window[4 + (int(greatest >> 5) + i & 63)] = 0
             i += 1
         window[0] = low
         window[1] = high
     window[3] = uint(window[0]) - low
-    if uint(window[3]) > uint(8128):
+    if uint(window[3]) > uint(1984):
         return 0
-    place = 4 + (int(low >> 5) & 255)
+    place = 4 + (int(low >> 5) & 63)
     bit = uint(1) << (low & uint(31))
     if uint(window[place]) & bit != uint(0):
         return 0

@@ -45,6 +45,7 @@ def start(path=SETTINGS, network=None, counter=COUNTER):
 
         link = station(wanted)
     _running = Tunnel(wanted, sockets.original, counter, link, _trial())
+    _wake()
     sockets.install(_running)
     _start_timer(wanted.timer)
     return True
@@ -63,6 +64,33 @@ def stop():
     sockets.uninstall()
     ended, _running = _running, None
     ended.close()
+
+
+def deepsleep(milliseconds=None):
+    """Sleep by `machine.deepsleep`; a start after the wake goes on with the session, if it is still alive.
+
+    Open sockets fail. What a program keeps in the RTC's memory stays as it is, and may have 1,800 of its bytes.
+    """
+    import machine
+
+    if _running is not None:
+        record = _once("sleep").take(_running)
+        stop()
+        rtc = machine.RTC()
+        try:
+            if record is not None:
+                rtc.memory(rtc.memory() + record)
+        except ValueError:
+            print("lopower: the RTC's memory is full: the wake will need a handshake")
+    if milliseconds is None:
+        machine.deepsleep()
+    else:
+        machine.deepsleep(milliseconds)
+
+
+def diagnose():
+    """What is on the way to a proxy that does not answer, by trying it out for some seconds: a text."""
+    return _once("diagnosis").diagnose(_running, problem)
 
 
 def wait(seconds=30):
@@ -128,6 +156,20 @@ def _trial():
     except OSError:
         return None
     return _once("trial").pending(SETS)
+
+
+def _wake():
+    """Go on with what was before a deep sleep, if the RTC's memory has a record of it."""
+    try:
+        import machine
+
+        rtc = machine.RTC()
+        if rtc.memory()[-4:-1] == b"lpw":
+            is_wake = machine.reset_cause() == machine.DEEPSLEEP_RESET
+            # A set of files on trial is to show that it makes a handshake
+            _once("sleep").wake(_running, rtc, is_wake and _running.trial is None)
+    except (ImportError, AttributeError):
+        pass  # a port without
 
 
 def _start_timer(number):

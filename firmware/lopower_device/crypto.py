@@ -102,6 +102,10 @@ class Cipher:
         for i in range(8):
             state[20 + i] = words_of_key[i]
 
+    def key(self):
+        """The 32 bytes."""
+        return bytes(memoryview(self._state)[20:28])
+
     def seal(self, packet, length):
         """Encrypt `length` bytes behind the header of a data message, whose counter is the nonce.
 

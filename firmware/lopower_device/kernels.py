@@ -1,10 +1,3 @@
-"""The native kernels where they were compiled for this processor, else the plain ones: the same functions."""
+"""The kernels: plain ones where the package runs from its sources; build.py puts native ones into this module's place."""
 
-try:
-    from .kernels_native import *  # noqa: F403
-
-    NATIVE = True
-except (ImportError, ValueError, AttributeError):  # no such file; another architecture's; no Viper (CPython)
-    from .kernels_plain import *  # noqa: F403
-
-    NATIVE = False
+from .kernels_plain import *  # noqa: F403

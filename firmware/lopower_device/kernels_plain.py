@@ -7,7 +7,7 @@ Correct, slow, and not in constant time. State has the layout of the native kern
 WORD = 0xFFFFFFFF
 PRIME = (1 << 255) - 19
 PRIME_1305 = (1 << 130) - 5
-WINDOW_SIZE = 8128
+WINDOW_SIZE = 1984
 
 
 def _word(data, offset):
@@ -76,20 +76,20 @@ def data_header(packet, words):
 
 
 def replay_accept(window, packet):
-    """RFC 6479 with a window of 8128: whether the counter of an authenticated message is fresh; if so, it no longer is.
+    """RFC 6479 with a window of 1984: whether the counter of an authenticated message is fresh; if so, it no longer is.
 
-    `window`: greatest counter in two halves, whether there is one, a word of scratch, 256 words of bits.
+    `window`: greatest counter in two halves, whether there is one, a word of scratch, 64 words of bits.
     """
     counter = _word(packet, 8) | _word(packet, 12) << 32
     greatest = window[0] | window[1] << 32
     if not window[2] or counter > greatest:
-        ahead = min((counter >> 5) - (greatest >> 5), 256) if window[2] else 256
+        ahead = min((counter >> 5) - (greatest >> 5), 64) if window[2] else 64
         for i in range(1, ahead + 1):
-            window[4 + ((greatest >> 5) + i & 255)] = 0
+            window[4 + ((greatest >> 5) + i & 63)] = 0
         window[0], window[1], window[2] = counter & WORD, counter >> 32, 1
     elif greatest - counter > WINDOW_SIZE:
         return 0
-    place = 4 + (counter >> 5 & 255)
+    place = 4 + (counter >> 5 & 63)
     bit = 1 << (counter & 31)
     if window[place] & bit:
         return 0

@@ -17,7 +17,7 @@ class Keypair:
         self.words = words(4)
         self.words[2] = int.from_bytes(remote_index, "little")
         self.words[LOCAL] = int.from_bytes(local_index, "little")
-        self.window = words(260)
+        self.window = words(68)
         self.is_initiator = is_initiator
         self.created = now
 

@@ -33,10 +33,15 @@ class Static:
 
     def prepare(self):
         """A generator: the public key, and DH(s, rs). Returns False if the proxy's key is of low order."""
-        self.public_key = yield from x25519(self.private_key, BASE_POINT)
-        self.own_mac1_key = blake2s(b"mac1----" + self.public_key)
-        self.static_static = yield from x25519(self.private_key, self.remote_key)
+        public_key = yield from x25519(self.private_key, BASE_POINT)
+        self.restore(public_key, (yield from x25519(self.private_key, self.remote_key)))
         return self.static_static is not None
+
+    def restore(self, public_key, static_static):
+        """What `prepare` has computed."""
+        self.public_key = public_key
+        self.own_mac1_key = blake2s(b"mac1----" + public_key)
+        self.static_static = static_static
 
 
 def create_initiation(static, sender, ephemeral, timestamp):

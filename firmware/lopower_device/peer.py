@@ -31,7 +31,7 @@ COUNTERS = (
     "initiations_sent", "responses_received", "initiations_received", "responses_sent", "handshakes_completed",
     "cookie_replies_received", "malformed", "wrong_mac1", "unknown_index", "not_authentic", "replayed",
     "timestamp_not_newer", "rate_limited", "session_expired", "source_not_allowed", "malformed_packet",
-    "queue_dropped", "no_timestamp",
+    "queue_dropped", "no_timestamp", "response_not_authentic", "no_memory",
 )  # fmt: skip
 
 
@@ -55,6 +55,7 @@ class Peer:
         self.rx_bytes = self.tx_bytes = 0
         self.attempts = 0
         self.round_trip = None
+        self.answered = 0
         self.last_received = None
         self._timers = [NEVER] * 5
         self._job = None
@@ -90,7 +91,10 @@ class Peer:
     def connect(self, now):
         """Start a handshake, unless one is under way or was less than five seconds ago."""
         self._is_wanted = True
-        if self._job is not None or self.static.static_static is None:
+        if self._job is not None:
+            return
+        if self.static.static_static is None:
+            self._start(self.static.prepare(), self._prepared)
             return
         if self._initiation_sent is not None and ticks.diff(now, self._initiation_sent) < REKEY_TIMEOUT:
             return
@@ -141,7 +145,7 @@ class Peer:
         if kind == 1 and length == noise.INITIATION_SIZE:
             self._receive_initiation(bytes(memoryview(packet)[:length]), now)
         elif kind == 2 and length == noise.RESPONSE_SIZE:
-            self._receive_response(bytes(memoryview(packet)[:length]))
+            self._receive_response(bytes(memoryview(packet)[:length]), now)
         elif kind == 3 and length == noise.COOKIE_REPLY_SIZE:
             self._receive_cookie(bytes(memoryview(packet)[:length]), now)
         else:
@@ -158,6 +162,10 @@ class Peer:
             completed = self._completed
             self._job = self._completed = None
             completed(stop.value, now)
+        except MemoryError:
+            self._job = self._completed = None
+            self._drop("no_memory")
+            self._set(RETRANSMIT, now, REKEY_TIMEOUT)
         return self._job is not None
 
     def handle_timers(self, now):
@@ -180,6 +188,15 @@ class Peer:
         """The endpoint changed: the next handshake need not wait."""
         self._initiation_sent = None
         self.connect(now)
+
+    def resume(self, public_key, static_static, session, now):
+        """Go on after a deep sleep with what `Static.prepare` had computed then, and with the session, if it lives."""
+        self._job = self._completed = None
+        self.static.restore(public_key, static_static)
+        if session is not None and session.is_alive(now):
+            self.current = session
+            self._established(now)
+            self._flush(now)
 
     # --- handshakes
 
@@ -221,7 +238,7 @@ class Peer:
         self._set(RETRANSMIT, now, REKEY_TIMEOUT + self._jitter(REKEY_JITTER))
         self._transmit(message, len(message))
 
-    def _receive_response(self, message):
+    def _receive_response(self, message, now):
         if self._initiating is None or message[8:12] != self._initiating[0]:
             self._drop("unknown_index")
             return
@@ -232,15 +249,17 @@ class Peer:
             return
         index, state = self._initiating
         job = noise.consume_response(self.static, state, message)
-        self._start(job, lambda keys, now: self._complete(index, message[4:8], keys, now))
+        round_trip = ticks.diff(now, self._initiation_sent) if self._initiation_sent is not None else None
+        self._start(job, lambda keys, then: self._complete(index, message[4:8], keys, round_trip, then))
 
-    def _complete(self, index, remote_index, keys, now):
+    def _complete(self, index, remote_index, keys, round_trip, now):
         if keys is None:
-            self._drop("not_authentic")
+            self._drop("response_not_authentic")
             return
         self.counters["responses_received"] += 1
         self.counters["handshakes_completed"] += 1
-        self.round_trip = ticks.diff(now, self._initiation_sent)
+        self.round_trip = round_trip
+        self.last_received = now
         self._initiating = None
         if self.next is not None:
             self.previous, self.next = self.next, None
@@ -308,6 +327,7 @@ class Peer:
 
     def _established(self, now):
         self.attempts = 0
+        self.answered = self.counters["initiations_sent"]
         self._timers[RETRANSMIT] = self._timers[SILENCE] = NEVER
         self._set(FORGET, now, FORGET_KEYS)
         self._set_persistent(now)

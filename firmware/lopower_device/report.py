@@ -7,9 +7,14 @@ from .tunnel import clock
 
 
 def report(tunnel, problem):
-    """A dictionary; `state` is "up", or says in words what is missing."""
+    """A dictionary. `state` is "up", or says in words what is missing; `cause` says it in one or two, and is None if up.
+
+    The causes: "not started", "settings", those of Wi-Fi ("no access point", "wrong password", "no lease", "refused",
+    "connecting"), "flash", "name", "no network", "keys", "handshake" (under way), "idle", "nobody listens", "captive portal",
+    "preshared key", "lost" (it has answered before) and "silent".
+    """
     if tunnel is None:
-        return {"state": problem or "not started"}
+        return {"state": problem or "not started", "cause": "settings" if problem else "not started"}
     now = clock()
     peer, stack = tunnel.peer, tunnel.stack
     session = peer.current
@@ -18,14 +23,16 @@ def report(tunnel, problem):
         for name, count in counters.items():
             if count:
                 drops[name] = count
+    cause, state = _state(tunnel, now)
     return {
-        "state": _state(tunnel, now),
+        "state": state,
+        "cause": cause,
         "proxy": tunnel.proxy.endpoints[0][0],
         "endpoint": tunnel.endpoint,
         "addresses": [addresses.format(address) for address in tunnel.proxy.addresses],
         "handshake_age": None if session is None else session.age(now) // 1000,
         "heard_ago": None if peer.last_received is None else ticks.diff(now, peer.last_received) // 1000,
-        "handshake_ms": peer.round_trip,
+        "rtt_ms": peer.round_trip,
         "rx_bytes": peer.rx_bytes,
         "tx_bytes": peer.tx_bytes,
         "connections": len(stack.connections),
@@ -39,21 +46,50 @@ def _state(tunnel, now):
     link = tunnel.network.problem() if tunnel.network is not None else None
     if link:
         return link
-    if tunnel.peer.has_session(now):
-        return "up"
+    peer = tunnel.peer
+    if peer.has_session(now):
+        return None, "up"
     if tunnel.stamps.error is not None:
-        return "no time stamp can be stored in flash: %s" % tunnel.stamps.error
+        return "flash", "no time stamp can be stored in flash: %s" % tunnel.stamps.error
     host, port = tunnel.proxy.endpoints[tunnel._endpoint_number]
-    if tunnel.outer is None and tunnel.outer_error is not None:
-        return "the name %s is not resolved, or there is no network: %s" % (host, tunnel.outer_error)
-    if tunnel.peer.static.static_static is None:
-        return "preparing keys"
-    if tunnel.outer_error is not None:
-        return "nobody listens at %s:%d: %s" % (host, port, tunnel.outer_error)
-    sent = tunnel.peer.counters["initiations_sent"]
+    error = tunnel.outer_error
+    if tunnel.outer is None and error is not None:
+        if addresses.is_address(host):
+            return "no network", "%s cannot be reached, there is no network: %s" % (host, error)
+        return "name", "the name %s is not resolved: %s" % (host, error)
+    if peer.static.static_static is None:
+        return "keys", "preparing keys"
+    if error is not None:
+        return "nobody listens", "nobody listens at %s:%d: %s" % (host, port, error)
+    sent = peer.counters["initiations_sent"] - peer.answered
+    if not sent and peer.last_received is not None:
+        return "idle", "the session has ended, and nothing was sent since"
     if sent < 2:
-        return "handshake under way with %s:%d" % (host, port)
-    return (
-        "no answer from %s:%d after %d handshakes: a firewall or captive portal on the way, or a key that the proxy "
-        "does not know" % (host, port, sent)
+        return "handshake", "handshake under way with %s:%d" % (host, port)
+    return _silence(tunnel, now, "%s:%d" % (host, port), sent)
+
+
+def _silence(tunnel, now, name, sent):
+    """Handshakes are not answered: what is known of why. WireGuard answers a stranger's key with nothing at all."""
+    peer = tunnel.peer
+    if peer.last_received is not None:
+        return "lost", "%s has not answered %d handshakes, but did %d s ago: it, or the network on the way, is down" % (
+            name, sent, ticks.diff(now, peer.last_received) // 1000,
+        )  # fmt: skip
+    if peer.counters["response_not_authentic"]:
+        return "preshared key", name + " answers, but with another preshared key than the one in the settings"
+    gateway = getattr(tunnel.network, "gateway", None)
+    if gateway is not None and tunnel.remote and not addresses.is_address(tunnel.endpoint[0]):
+        from .sockets import _unpack
+
+        if _unpack(tunnel.remote)[0] == gateway():
+            return "captive portal", "the name of %s leads to the Wi-Fi's own router: a captive portal" % name
+    if peer.counters["cookie_replies_received"]:
+        return "silent", name + (
+            " is there and under load, but answers no handshake: it does not know this device's key, or has seen a "
+            "newer time stamp of it"
+        )
+    return "silent", (
+        "no answer from %s to %d handshakes, and no error: a firewall or captive portal on the way, the proxy is down, "
+        "its key or this device's is another than in the settings; lopower.diagnose() tries what it is" % (name, sent)
     )

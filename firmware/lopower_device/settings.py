@@ -10,6 +10,8 @@ from .addresses import Networks, Record, parse
 
 DEFAULT_PORT = 51820
 MAX_ENDPOINTS = 8
+MAX_SIZE = 8192
+"""Bytes of the file: what is longer is no settings file, and would not fit into the heap."""
 
 
 class SettingsError(Exception):
@@ -54,8 +56,13 @@ def _settings(content):
     settings.wifi = content.get("wifi") or []
     if not isinstance(settings.wifi, list) or not all(isinstance(n, dict) and "ssid" in n for n in settings.wifi):
         raise SettingsError("wifi must be a list of networks, each with an ssid")
-    settings.country = content.get("country")
-    settings.hostname = content.get("hostname")
+    for network in settings.wifi:
+        _check_network(network)
+    settings.country = _text(content, "country", 2, 2)
+    settings.hostname = _text(content, "hostname", 1, 32)
+    settings.sntp = content.get("sntp", True)
+    if not isinstance(settings.sntp, bool):
+        raise SettingsError("sntp must be true or false")
     settings.everything = content.get("tunnel") == "all"
     if content.get("tunnel", "allowed") not in ("allowed", "all"):
         raise SettingsError('tunnel must be "allowed" or "all"')
@@ -66,15 +73,39 @@ def _settings(content):
     return settings
 
 
+def _check_network(network):
+    """One of `wifi`: what the board's driver would refuse, or cut short without a word."""
+    _text(network, "ssid", 1, 32)
+    if network.get("password") == "":
+        network["password"] = None  # an open network
+    _text(network, "password", 8, 64)
+    _number(network, "priority", 0, -1000, 1000)
+    if network.get("priority", 0) is None:
+        del network["priority"]
+    for name in ("address", "netmask", "gateway", "dns"):
+        if network.get(name) is None:
+            network.pop(name, None)
+        elif not isinstance(network[name], str) or len(_packed(network[name])) != 4:
+            raise SettingsError("%s of a wifi network must be an IPv4 address" % name)
+    if "address" in network and not ("netmask" in network and "gateway" in network):
+        raise SettingsError("a wifi network with an address needs netmask and gateway")
+
+
 def load(path):
     """The settings in a file. Raises SettingsError, whose text names the file and the fault."""
     try:
         with open(path) as file:
-            content = json.load(file)
+            text = file.read(MAX_SIZE + 1)
+            if len(text) > MAX_SIZE:
+                raise SettingsError(path + " is too long")
+            content = json.loads(text)
+            text = None
     except OSError:
         raise SettingsError(path + " is missing") from None
     except ValueError:
         raise SettingsError(path + " is not whole, or no JSON") from None
+    except (MemoryError, RuntimeError):
+        raise SettingsError(path + " does not fit into memory") from None
     try:
         return _settings(content)
     except SettingsError as error:
@@ -92,6 +123,13 @@ def _key(entry, name, default=None):
     if len(key) != 32:
         raise SettingsError(name + " must be 32 bytes in base64")
     return key
+
+
+def _text(entry, name, least, greatest):
+    value = entry.get(name)
+    if value is not None and (not isinstance(value, str) or not least <= len(value.encode()) <= greatest):
+        raise SettingsError("%s must be a text of %d to %d bytes" % (name, least, greatest))
+    return value
 
 
 def _texts(entry, name):

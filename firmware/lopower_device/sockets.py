@@ -142,13 +142,12 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
     """One socket. Its timeout: None blocks, 0 does not, else seconds."""
 
     def __init__(self, family=AF_INET, type=SOCK_STREAM, proto=0, fileno=None):
-        self._family, self._type, self._proto = family, type, proto
+        self._family, self._type = family, type
         self._timeout = None
         self._flow = None
         self._real = None
         self._bound = None
-        self._accepted = []
-        self._options = []
+        self._options = ()
         self._keepalive = False
         self._tunnel = tunnel
         self._poller = None
@@ -245,14 +244,16 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
             self._send_datagram(data, self._flow.remote)
             return length
         sent = 0
+        has_pumped = False
         while True:
             self._check()
             sent += self._locked(self._flow.write, data, offset + sent, length - sent)
-            if sent == length:
-                return sent
-            if self._timeout == 0:
-                return sent or None
+            if sent == length or self._timeout == 0:
+                if not has_pumped:
+                    self._pump()  # a program that only writes must learn of a reset, too
+                return sent or None if length else 0
             self._wait(self._can_send)
+            has_pumped = True
 
     def sendall(self, data):
         """Send all of it."""
@@ -272,6 +273,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         return len(data)
 
     def _send_datagram(self, data, remote):
+        self._pump()
         try:
             self._locked(self._flow.send, data, remote)
         except ValueError:
@@ -336,6 +338,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         if self._real is not None and self._flow is None:
             return self._real.read(size) if size >= 0 else self._real.read()
         if self._timeout == 0:
+            self._pump()
             if not self._can_receive():
                 return None
             return self.recv(size if size >= 0 else self._flow.received.length or 1)
@@ -396,7 +399,7 @@ class socket(io.IOBase):  # noqa: N801 - the original's name
         if self._real is not None:
             self._real.setsockopt(level, option, value)
         else:
-            self._options.append((level, option, value))
+            self._options += ((level, option, value),)
 
     def shutdown(self, how):
         """SHUT_WR (1) and SHUT_RDWR (2): no more data from us."""

@@ -83,9 +83,16 @@ class Stack:
         """Open a TCP connection to (packed address, port). Raises OSError, ENOMEM among them."""
         local = (self.own(len(remote[0])), local_port or self._free_port())
         self._make_room()
-        connection = Connection(self, local, remote)
-        self.connections.append(connection)
-        connection.connect(now)
+        connection = None
+        try:
+            connection = Connection(self, local, remote)
+            self.connections.append(connection)
+            connection.connect(now)
+        except MemoryError:
+            if connection in self.connections:
+                self.connections.remove(connection)
+            self.counters["no_memory"] += 1
+            raise OSError(errno.ENOMEM) from None
         return connection
 
     def listen(self, port, backlog):

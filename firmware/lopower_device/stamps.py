@@ -50,23 +50,28 @@ class Stamps:
 
     def __init__(self, store, floor, clock):
         self._store, self._clock = store, clock
-        self._last = max(store.load(), floor)
-        self._reserved = 0
+        self.last = max(store.load(), floor)
+        self.reserved = 0
         self.error = None
+
+    def restore(self, last, reserved):
+        """Go on within a range that was reserved before a deep sleep, unless one has been reserved since."""
+        if self.last == reserved and not self.reserved:
+            self.last, self.reserved = last, reserved
 
     def __call__(self):
         """12 bytes, greater than all before; None if that cannot be made sure."""
-        seconds = self._last + 1
+        seconds = self.last + 1
         now = self._clock()
         if now is not None and now > seconds:
             seconds = now
-        if seconds >= self._reserved:
+        if seconds >= self.reserved:
             try:
                 self._store.save(seconds + RESERVE)
             except OSError as error:
                 self.error = error
                 return None
-            self._reserved = seconds + RESERVE
+            self.reserved = seconds + RESERVE
             self.error = None
-        self._last = seconds
+        self.last = seconds
         return (_TAI64 + _TAI_OFFSET + seconds).to_bytes(8, "big") + bytes(4)

@@ -43,13 +43,12 @@ class Connection:
         self.received, self.outgoing = stack.take_rings()
         self._words = words(4)
         self.mss = stack.mss(self.header.size)
-        self._peer_mss = 536
         self._advertised = self.received.size
         self._next = self._highest = 0  # SND.NXT and the greatest ever, from SND.UNA on
         self._window = 0
         self._congestion = self._threshold = 0
         self._recover = self._duplicates = 0
-        self._gaps = []
+        self._gaps = ()
         self._fin_wanted = self._fin_sent = self.peer_closed = False
         self._fin_at = NEVER  # of the peer, relative to RCV.NXT, if it came before all data
         self._acknowledge = False
@@ -58,7 +57,6 @@ class Connection:
         self._rto = FIRST_RTO
         self._timed, self._timed_at = 0, 0
         self._retries = 0
-        self._keepalive = False
         self.retransmit_at = self.ack_at = self.life_at = self.keepalive_at = NEVER
         self.is_detached = False
 
@@ -138,7 +136,6 @@ class Connection:
 
     def set_keepalive(self, wanted, now):
         """SO_KEEPALIVE: whether a silent peer is asked if it still lives."""
-        self._keepalive = wanted
         self.keepalive_at = ticks.add(now, KEEPALIVE_IDLE) if wanted else NEVER
 
     def finish(self, error):
@@ -159,7 +156,7 @@ class Connection:
         if data < 0 or data_at < at + 20:
             self.stack.count("malformed_tcp")
             return
-        if self._keepalive:
+        if self.keepalive_at != NEVER:
             if not self._highest:
                 self._retries = 0
             self.keepalive_at = ticks.add(now, KEEPALIVE_IDLE)
@@ -352,7 +349,7 @@ class Connection:
         if len(self._gaps) >= MAX_GAPS:
             self.stack.count("too_many_gaps")
             return False
-        self._gaps.append([start, end])
+        self._gaps = list(self._gaps) + [[start, end]]
         return True
 
     def _close_gap(self, data):

@@ -51,11 +51,11 @@ if hasattr(time, "ticks_ms"):
         """Now, as `ticks`."""
         return time.ticks_ms() & ticks.MASK
 
-    _UNIX = 0 if time.gmtime(0)[0] == 1970 else 946_684_800
+    UNIX = 0 if time.gmtime(0)[0] == 1970 else 946_684_800
 
     def wall_clock():
         """Seconds since 1970, or None while the clock is not set."""
-        seconds = int(time.time()) + _UNIX
+        seconds = int(time.time()) + UNIX
         return seconds if seconds > 1_700_000_000 else None
 
 else:
@@ -63,6 +63,8 @@ else:
     def clock():
         """Now, as `ticks`."""
         return int(time.monotonic() * 1000) & ticks.MASK
+
+    UNIX = 0
 
     def wall_clock():
         """Seconds since 1970."""
@@ -87,8 +89,19 @@ class Tunnel:
         self.generation = 0
         self.peer = self.stack = self.outer = self.proxy = None
         self.endpoint = None
+        self.remote = None
+        self.remembered = None
         self.outer_error = None
-        self.counters = {"outer_errors": 0, "outer_oversized": 0, "endpoint_changes": 0, "longest_turn": 0}
+        self.synchronized = None
+        self.time_due = clock() if settings.sntp else None
+        self._query = None
+        self.counters = {
+            "outer_errors": 0,
+            "outer_oversized": 0,
+            "endpoint_changes": 0,
+            "no_memory": 0,
+            "longest_turn": 0,
+        }
         self._poller = None
         self._proxy_number = -1
         self._endpoint_number = 0
@@ -103,6 +116,8 @@ class Tunnel:
             return
         try:
             self.turn()
+        except MemoryError:
+            self.counters["no_memory"] += 1  # what was lost is sent again by whoever has sent it
         finally:
             self.lock.release()
 
@@ -149,6 +164,8 @@ class Tunnel:
         stack.handle_timers(now)
         if peer.attempts >= ATTEMPTS:
             self._next_endpoint(now)
+        if self.time_due is not None and ticks.diff(now, self.time_due) >= 0 and peer.has_session(now):
+            self._ask_time(now)
         took = ticks.diff(now, began)
         if took > self.counters["longest_turn"]:
             self.counters["longest_turn"] = took
@@ -185,7 +202,21 @@ class Tunnel:
         finally:
             self.lock.release()
 
+    def _ask_time(self, now):
+        if self._query is None:
+            from . import _once
+
+            self._query = _once("sntp").Query(self)
+        delay = self._query.watch(now)
+        if delay is not None:
+            self._query, self.time_due = None, ticks.add(now, delay) if delay else None
+
     # --- the outer side
+
+    def use(self, proxy, endpoint):
+        """Begin with another one of the proxies and its endpoints than the first."""
+        self._use_proxy(proxy)
+        self._endpoint_number = endpoint % len(self.proxy.endpoints)
 
     def _use_proxy(self, number):
         """Another proxy: what was open at the old one fails."""
@@ -212,8 +243,9 @@ class Tunnel:
         if self._retry_at is not None and ticks.diff(now, self._retry_at) < 0:
             return
         host, port = self.proxy.endpoints[self._endpoint_number]
+        address = self.remembered[0] if self.remembered is not None else None
         try:
-            found = self._sockets.getaddrinfo(host, port, 0, self._sockets.SOCK_DGRAM)[0]
+            found = self._sockets.getaddrinfo(address or host, port, 0, self._sockets.SOCK_DGRAM)[0]
             outer = self._sockets.socket(found[0], self._sockets.SOCK_DGRAM)
             outer.setblocking(False)
             outer.connect(found[-1])
@@ -225,10 +257,17 @@ class Tunnel:
             return
         self._retry_at = self.outer_error = None
         self.outer = outer
-        self.endpoint = (host, port)
+        self.endpoint, self.remote = (host, port), found[-1]
         self.generation += 1
         self._poller = self.poller()
-        self.peer.restart(now)
+        if self.remembered is None or not self.recall(now):
+            self.peer.restart(now)
+
+    def recall(self, now):
+        """Go on as before a deep sleep, now that there is a network; whether there is still a session."""
+        keys, self.remembered = self.remembered[1:], None
+        self.peer.resume(*keys, now)
+        return self.peer.has_session(now)
 
     def _next_endpoint(self, now):
         """Nobody answers: the next endpoint, or the next proxy; names are resolved again on the way."""

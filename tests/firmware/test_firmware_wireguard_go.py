@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from lopower.devices.keys import generate_private_key, public_key_of
-from tests.support.micropython import built, interpreter, prelude
+from tests.support.micropython import built, interpreter, prelude, renamed
+from tests.support.dns_certificates import make_certificates
 from tests.support.netns import World, network_world
 from tests.support.requirements import require_module
 from tests.support.wireguard_go import WireguardGo, wireguard_go
@@ -113,7 +116,7 @@ class Setting:
     def start(self, program: str) -> subprocess.Popen[str]:
         """MicroPython in the device's namespace."""
         path = self.directory / "program.py"
-        path.write_text(prelude(built("x64")) + START + program)
+        path.write_text(prelude(built("x64")) + renamed(START + program))
         return self.world.start(
             self.world.device,
             *interpreter(),
@@ -294,6 +297,90 @@ asyncio.run(main())
     assert json.loads(got) == {"name": "sensor", "got": 5000}
     assert host.run("curl", "-sS", "-m", "10", f"http://[{DEVICE_IPV6}]:8080/end") == "ended"
     process.wait(20)
+
+
+def test_rekey_and_roaming(setting: Setting) -> None:
+    """Sessions are renewed many times, and the device's own port changes, in the midst of one connection."""
+    output = setting.run(
+        """
+import lopower.peer
+lopower.peer.REKEY_AFTER_TIME, lopower.peer.REKEY_TIMEOUT = 300, 100
+tunnel = lopower._running
+link = socket.socket(socket.AF_INET)
+link.settimeout(10)
+link.connect(("10.9.0.1", 7))
+moves, number = 0, 0
+began = time.ticks_ms()
+while time.ticks_diff(time.ticks_ms(), began) < 3000:
+    line = b"line %d " % number * 100 + b"\\n"
+    number += 1
+    link.write(line)
+    assert link.readline() == line
+    time.sleep_ms(20)
+    if number % 40 == 0:  # another address translator, or another lease
+        tunnel.lock.acquire()
+        tunnel._close_outer()
+        tunnel.lock.release()
+        moves += 1
+counters = lopower.status()["counters"]
+assert "not_authentic" not in counters and "replayed" not in counters, counters
+print(moves >= 1, counters["handshakes_completed"] > 4)
+"""
+    )
+    assert output == "True True\n"
+
+
+@pytest.mark.parametrize("setting", [(True, False)], indirect=True, ids=["psk-ipv4"])
+def test_a_tls_server_on_the_device(setting: Setting) -> None:
+    """MicroPython's `ssl` as a server, under asyncio, for curl with the authority's certificate and without it."""
+    authority, server_pem = make_certificates(setting.directory, (DEVICE_IPV4,))
+    pem = server_pem.read_bytes()
+    key = serialization.load_pem_private_key(pem, None)
+    (setting.directory / "key.der").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        )
+    )
+    certificate = x509.load_pem_x509_certificate(pem)
+    (setting.directory / "certificate.der").write_bytes(certificate.public_bytes(serialization.Encoding.DER))
+    process = setting.start(
+        """
+import asyncio, ssl
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+with open("certificate.der", "rb") as certificate, open("key.der", "rb") as key:
+    context.load_cert_chain(certificate.read(), key.read())
+served = 0
+
+async def serve(reader, writer):
+    global served
+    while await reader.readline() not in (b"", b"\\r\\n"):
+        pass
+    writer.write(b"HTTP/1.0 200 OK\\r\\nContent-Length: 3000\\r\\n\\r\\n" + b"x" * 3000)
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    served += 1
+
+async def main():
+    await asyncio.start_server(serve, "0.0.0.0", 443, ssl=context)
+    asyncio.create_task(lopower.run())
+    print("ready")
+    while not served:
+        await asyncio.sleep_ms(20)
+    await asyncio.sleep_ms(300)
+
+asyncio.run(main())
+"""
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    host = setting.world.host
+    refused = subprocess.run(
+        host.command("curl", "-sS", "-m", "10", f"https://{DEVICE_IPV4}/"), capture_output=True, check=False
+    )
+    assert refused.returncode == 60
+    assert host.run("curl", "-sS", "-m", "10", "--cacert", authority, f"https://{DEVICE_IPV4}/") == "x" * 3000
+    assert process.wait(20) == 0
 
 
 BULK = """

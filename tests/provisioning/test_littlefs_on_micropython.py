@@ -88,8 +88,8 @@ assert lopower.start(network=lambda: None)
 print(lopower.status()["state"])
 lopower.stop()
 with open("new", "wb") as file:
-    file.write(b"f" * 100_000)
-assert open("new", "rb").read() == b"f" * 100_000
+    file.write(b"f" * 50_000)
+assert open("new", "rb").read() == b"f" * 50_000
 os.remove("new")
 assert boot["whole"]("/lopower_a") == 1
 print(sorted(os.listdir("/")))

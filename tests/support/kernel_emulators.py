@@ -33,8 +33,8 @@ class MpyError(Exception):
 
 
 def functions(architecture: str) -> dict[str, bytes]:
-    """Machine code of the kernels by name, out of `kernels_native.mpy`."""
-    code = _native_code((built(architecture) / "lopower" / "kernels_native.mpy").read_bytes())
+    """Machine code of the kernels by name, out of `kernels.mpy`."""
+    code = _native_code((built(architecture) / "lopower" / "kernels.mpy").read_bytes())
     source = firmware_module("kernels/generate.py").module()
     names = re.findall(r"^def (\w+)", source, re.MULTILINE)
     if len(names) != len(code):

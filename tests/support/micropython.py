@@ -6,6 +6,7 @@ import asyncio
 import base64
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,38 @@ def built(architecture: str) -> Path:
 _directories: list[tempfile.TemporaryDirectory[str]] = []
 
 
+@cache
+def _package() -> dict[str, str]:
+    return dict(firmware_module("tools/build.py").package())
+
+
+@cache
+def names() -> dict[str, str]:
+    """What the names within the package became in a set of files."""
+    _, replacements = firmware_module("tools/names.py").renamed(_package())
+    return dict(replacements)
+
+
+def renamed(program: str) -> str:
+    """A program that looks inside the package, for a compiled one."""
+    text: str = firmware_module("tools/names.py").renamed_program(program, _package(), names())
+    return text
+
+
+@cache
+def _suite() -> Path:
+    """The suite, for a compiled package."""
+    directory = tempfile.TemporaryDirectory(prefix="lopower-suite-")
+    _directories.append(directory)
+    suite = Path(directory.name) / "tests" / "firmware" / "suite"
+    suite.mkdir(parents=True)
+    for path in SUITE.glob("*.py"):
+        (suite / path.name).write_text(renamed(path.read_text()))
+    (Path(directory.name) / "firmware").mkdir()
+    shutil.copy(FIRMWARE / "boot.py", Path(directory.name) / "firmware")
+    return suite
+
+
 def interpreter(*, heap: str = "512K") -> list[str]:
     """The command that MicroPython's arguments follow."""
     require_module("micropython_unix")
@@ -58,7 +91,7 @@ def interpreter(*, heap: str = "512K") -> list[str]:
 
 def prelude(files: Path) -> str:
     """What a program on the unix port begins with: the package where boot.py would have put it."""
-    return f"import sys\nsys.path.insert(0, {str(files)!r})\nsys.path.append({str(SUITE)!r})\n"
+    return f"import sys\nsys.path.insert(0, {str(files)!r})\nsys.path.append({str(_suite())!r})\n"
 
 
 def run_micropython(
@@ -66,7 +99,7 @@ def run_micropython(
 ) -> str:
     """Run a program to its end; its output. Fails with it unless it exits with 0."""
     path = directory / "program.py"
-    path.write_text(prelude(built(architecture)) + program)
+    path.write_text(prelude(built(architecture)) + renamed(program))
     done = subprocess.run(
         [*interpreter(heap=heap), str(path)],
         capture_output=True,

@@ -24,7 +24,7 @@ def test_another_preshared_key():
     tunnel = Tunnel()
     tunnel.one.static.preshared_key = bytes(31) + b"x"
     tunnel.connect()
-    assert tunnel.one.counters["not_authentic"] == 1
+    assert tunnel.one.counters["response_not_authentic"] == 1
     assert tunnel.one.current is None
 
 

@@ -75,11 +75,17 @@ def test_bad_settings():
         ("public_key", None), ("public_key", KEY[:-4]), ("addresses", []), ("addresses", ["10.0.0"]),
         ("addresses", "10.0.0.1"), ("endpoints", []), ("endpoints", [5]), ("endpoints", ["host:99999"]),
         ("allowed_ips", ["10.0.0.0/33"]), ("allowed_ips", ["nonsense"]), ("mtu", 9000), ("mtu", "1420"),
-        ("preshared_key", "x" * 44),
+        ("preshared_key", "x" * 44), ("hostname", 5), ("hostname", "x" * 33), ("country", "Germany"), ("sntp", 1),
+        ("timer", "0"), ("wifi", [{"ssid": 5}]), ("wifi", [{"ssid": ""}]), ("wifi", [{"ssid": "x" * 33}]),
+        ("wifi", [{"ssid": "a", "password": "short"}]), ("wifi", [{"ssid": "a", "password": 12345678}]),
+        ("wifi", [{"ssid": "a", "priority": "high"}]), ("wifi", [{"ssid": "a", "address": "10.0.0.2"}]),
+        ("wifi", [{"ssid": "a", "address": "10.0.0", "netmask": "255.0.0.0", "gateway": "10.0.0.1"}]),
+        ("wifi", [{"ssid": "a", "dns": "::1"}]), ("persistent_keepalive", -1), ("dns", ["resolver"]),
     )  # fmt: skip
     for name, value in changes:
         content = _valid()
-        (content["proxies"][0] if name not in content and name not in ("tunnel", "wifi") else content)[name] = value
+        outer = name in content or name in ("tunnel", "wifi", "hostname", "country", "sntp", "timer")
+        (content if outer else content["proxies"][0])[name] = value
         _write("lopower.json", json.dumps(content))
         assert _problem(path), (name, value)
     text = json.dumps(_valid())
@@ -88,6 +94,15 @@ def test_bad_settings():
         assert _problem(path)
     _write("lopower.json", "[]")
     assert _problem(path)
+    _write("lopower.json", '{"proxies":' + "[" * 4000)
+    assert _problem(path)
+    _write("lopower.json", " " * 9000 + text)
+    assert "too long" in _problem(path)
+    content = _valid()
+    content["unknown"] = {"of": ["a", "later", "version"]}
+    content["wifi"] = [{"ssid": "a", "password": "", "priority": None, "dns": None}]
+    _write("lopower.json", json.dumps(content))
+    assert not _problem(path)
     assert "missing" in _problem(DIRECTORY + "nothing.json")
 
 
