@@ -15,7 +15,7 @@ from typing import Any
 from tests.support.proxy import free_udp_port
 
 LOPOWER = str(Path(sys.executable).with_name("lopower"))
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 
 
 class LoopbackDaemon:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +23,9 @@ class Watched:
             for process in Path("/proc").glob("[0-9]*/cmdline"):
                 self._take(process)
             for directory in self._directories:
-                for path in directory.rglob("*"):
-                    if path.is_file():
-                        self._take(path)
+                for place, _, names in os.walk(directory):  # unlike a glob it does not mind what vanishes
+                    for name in names:
+                        self._take(Path(place, name))
 
     def end(self) -> None:
         """See no more."""
