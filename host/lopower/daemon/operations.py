@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,7 +38,8 @@ from lopower.devices.exposures import Exposure
 from lopower.devices.keys import format_key
 from lopower.devices.policy import Rule
 from lopower.devices.registry import Registry
-from lopower.tailnet.driver import TAILNET_IPV4, TAILNET_IPV6
+from lopower.bridge.inbound import DEVICE_PORT
+from lopower.tailnet.driver import TAILNET_IPV4, TAILNET_IPV6, DialError, DialRefused
 from lopower.tailnet.routes import HostSnapshot, IPNetwork, interface_addresses, take_snapshot
 from lopower.tailnet.tsnet import TsnetDriver
 from lopower.tailnet.tsnet_control import SidecarError
@@ -89,6 +91,9 @@ class Runtime(Protocol):
 
     def tailnet_node(self) -> TsnetDriver | None:
         """The driver that has nodes of its own, if that is in use."""
+
+    async def call(self, device: Device, port: int) -> socket.socket:
+        """A connection to a device's TCP port, from the gateway's address; raises DialError."""
 
     async def ping(self, device: Device, count: int, interval: float, timeout: float) -> list[EchoResult]:
         """Echo requests to a device, one after the other; times in seconds."""
@@ -375,6 +380,22 @@ class Operations:
             raise OperationError(f"{name} is disabled", f"lopower device enable {name}")
         return [documents.echo_result(result) for result in await self._runtime.ping(device, count, interval, timeout)]
 
+    async def call(self, name: str, port: int) -> socket.socket:
+        """A connection to a TCP port of a device, through its tunnel, from the gateway's address.
+
+        Raises:
+            OperationError: the device is not there, or refuses.
+        """
+        device = self._registry.get(name)
+        if not device.enabled:
+            raise OperationError(f"{name} is disabled", f"lopower device enable {name}")
+        try:
+            return await self._runtime.call(device, port)
+        except DialRefused:
+            raise OperationError(f"{name} refuses a connection to its port {port}", _refused_hint(device, port)) from None
+        except DialError as error:
+            raise OperationError(f"{name} cannot be reached: {error}", f"lopower device show {name}") from None
+
     async def doctor(self) -> list[dict[str, Any]]:
         """This host, as the running daemon needs it."""
         facts = doctor.Facts(
@@ -530,4 +551,13 @@ _STORED_BY_RUNTIME: Final[dict[str, Any]] = {
     "last_timestamp": None,
     "last_endpoint": None,
     "configuration_digest": None,
+    "firmware": None,
 }
+
+
+def _refused_hint(device: Device, port: int) -> str:
+    if port != DEVICE_PORT:
+        return "does its program listen there?"
+    if device.firmware is None:
+        return "it has never said that it runs lopower's firmware, which listens there"
+    return "its firmware may be older than updates through the tunnel: use the cable, lopower flash"

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -30,11 +31,13 @@ from lopower.daemon.udp_socket import SocketFeatures
 from lopower.daemon.write_behind import WriteBehind
 from lopower.devices.device import Device, ServedPort
 from lopower.devices.exposures import Exposure
+from lopower.devices.firmware import Firmware
 from lopower.devices.registry import Registry
 from lopower.dns.config import DnsConfig, parse_route
 from lopower.dns.server import DnsServer
 from lopower.netstack.config import StackConfig
 from lopower.netstack.stack import Stack
+from lopower.tailnet.driver import DialUnreachable
 from lopower.tailnet.host import HostDialer
 from lopower.tailnet.routes import HostNetwork, HostSnapshot, IPNetwork
 from lopower.tailnet.tsnet import TsnetDriver
@@ -100,6 +103,7 @@ class ProxyRuntime:
         )
         self._dns_settings: DnsConfig | None = None
         self._endpoints = WriteBehind(loop, "device endpoints", registry.store_endpoints, clock)
+        self._firmware = WriteBehind(loop, "what devices run", registry.store_firmware, clock)
         self.path = DataPath(loop, clock)
 
     def open_socket(self) -> None:
@@ -155,6 +159,7 @@ class ProxyRuntime:
             ranges=ranges.networks,
             rules=(*settings.deny, *settings.allow),
             contact=_contact,
+            announced=self._announced,
             names=("gateway", *(f"gateway.{domain}" for domain in settings.search_domain)),
             has_endpoint=lambda peer: peer.endpoint is not None,
         )
@@ -188,6 +193,7 @@ class ProxyRuntime:
         if self._moved:
             self._endpoints.put(list(self._moved.items()))
         await self._endpoints.close()
+        await self._firmware.close()
         await self._stamps.close()
 
     # What the data path asks of its application.
@@ -368,6 +374,17 @@ class ProxyRuntime:
         """The driver that has nodes of its own, if that is in use."""
         return self.driver if isinstance(self.driver, TsnetDriver) else None
 
+    async def call(self, device: Device, port: int) -> socket.socket:
+        """A connection to a device's TCP port, from the gateway's address.
+
+        Raises:
+            DialError: it does not come about.
+        """
+        peer = self._peers.get(device.id)
+        if peer is None:
+            raise DialUnreachable(f"{device.name} is disabled")
+        return await self.bridge.call(peer, port)
+
     async def ping(self, device: Device, count: int, interval: float, timeout: float) -> list[EchoResult]:
         """Echo requests to a device, to its IPv4 address if it has one, one after the other."""
         address = device.ipv4 or device.ipv6
@@ -390,6 +407,7 @@ class ProxyRuntime:
             for what, failing in (
                 ("handshake time stamps", self._stamps.failing),
                 ("device endpoints", self._endpoints.failing),
+                ("what devices run", self._firmware.failing),
             )
             if failing is not None
         ]
@@ -491,6 +509,15 @@ class ProxyRuntime:
         except RuntimeError:
             return "silence"
         return "answered" if answered is not None else "unreachable" if contact is None else "silence"
+
+    def _announced(self, peer: Peer, firmware: Firmware) -> None:
+        """A board has started, and says what it runs."""
+        state: DeviceState = peer.context
+        name = state.device.name
+        log.info("%s started (%s): package %s, %s", name, firmware.reset, firmware.package, firmware.image)
+        if firmware.gave_up is not None:
+            log.warning("%s gave an update up and runs what it ran before: %s", name, firmware.reason)
+        self._firmware.put([(peer.public_key, firmware)])
 
     def _inbound_opened(self, request: InboundRequest) -> None:
         self.bridge.inbound_opened(request)
