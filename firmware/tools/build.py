@@ -47,6 +47,14 @@ def package() -> dict[str, str]:
     return sources
 
 
+def source_hash() -> str:
+    """Eight digits that are others when the sources are."""
+    state = hashlib.sha256()
+    for path in sorted([*FIRMWARE.glob("lopower_device/*.py"), *FIRMWARE.glob("kernels/*.py")]):
+        state.update(path.read_bytes())
+    return state.hexdigest()[:8]
+
+
 def build(architecture: str, output: Path, version: int = 1, label: str = "") -> dict[str, object]:
     """Write the set to `output`; its manifest. `label`: the version that people see.
 
@@ -66,7 +74,12 @@ def build(architecture: str, output: Path, version: int = 1, label: str = "") ->
         str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.glob("*.mpy"))
     }
-    manifest: dict[str, object] = {"version": version, "package": label, "arch": architecture, "files": files}
+    manifest: dict[str, object] = {
+        "version": version,
+        "package": f"{label}+{source_hash()}".lstrip("+"),
+        "arch": architecture,
+        "files": files,
+    }
     (output / "manifest.json").write_text(json.dumps(manifest))
     return manifest
 

@@ -156,7 +156,11 @@ class Bridge:
         self._page = PageService(self.flows, self._page_facts, self._is_own_host, loop, clock)
         self.gateway.tcp = {_DNS_PORT: self._dns, _HTTP_PORT: self._page}
         sntp = SntpServer(wall_clock=wall_clock, clock_state=clock_state)
-        self.gateway.udp = {_DNS_PORT: self._dns, _NTP_PORT: TimeService(sntp), DEVICE_PORT: AnnouncementService(announced)}
+        self.gateway.udp = {
+            _DNS_PORT: self._dns,
+            _NTP_PORT: TimeService(sntp),
+            DEVICE_PORT: AnnouncementService(announced),
+        }
 
     # Devices and settings.
 

@@ -29,7 +29,13 @@ class GatewayCall(StitchedTcp):
     """One connection; `answered` is done once the device has accepted it, or with a DialError."""
 
     def __init__(
-        self, table: FlowTable, state: DeviceState, connection: Connection, near: socket.socket, timeout: float, now: float
+        self,
+        table: FlowTable,
+        state: DeviceState,
+        connection: Connection,
+        near: socket.socket,
+        timeout: float,
+        now: float,
     ) -> None:
         self._timeout = timeout
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -42,6 +42,7 @@ _COMMANDS: Final = {
 # the extra is what pip brings them with.
 _ELSEWHERE: Final = {
     "flash": ("turn a board into a device, in one go", "flash"),
+    "update": ("update boards through the tunnel", "flash"),
     "boards": ("boards that are attached", "flash"),
     "virtual-board": ("a board without hardware, for esptool, mpremote and tests", "hil"),
 }

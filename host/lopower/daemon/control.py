@@ -233,8 +233,9 @@ class ControlServer:
     async def _configuration(self, request: web.Request) -> web.StreamResponse:
         fields = Fields(await _body(request), "the request")
         form = parse_format(fields.take("format", str, "conf"))
+        given: bool = fields.take("given", bool, True)
         fields.end()
-        document = await self._operations.configuration(request.match_info["name"], form)
+        document = await self._operations.configuration(request.match_info["name"], form, given)
         _log_change(request, f"took the configuration of {document['name']}")
         return web.json_response(document)
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from lopower import __version__
+from lopower.bridge.inbound import DEVICE_PORT
 from lopower.daemon import doctor, documents
 from lopower.daemon.advertising import Advertising
 from lopower.daemon.diagnosis import Diagnosis, diagnose
@@ -38,7 +39,6 @@ from lopower.devices.exposures import Exposure
 from lopower.devices.keys import format_key
 from lopower.devices.policy import Rule
 from lopower.devices.registry import Registry
-from lopower.bridge.inbound import DEVICE_PORT
 from lopower.tailnet.driver import TAILNET_IPV4, TAILNET_IPV6, DialError, DialRefused
 from lopower.tailnet.routes import HostSnapshot, IPNetwork, interface_addresses, take_snapshot
 from lopower.tailnet.tsnet import TsnetDriver
@@ -245,13 +245,18 @@ class Operations:
             await self._hand_out(device, server, form, key, with_qr) for device, key in zip(added, keys, strict=True)
         ]
 
-    async def configuration(self, name: str, form: OutputFormat) -> dict[str, Any]:
-        """A device's configuration as it should be now, with a placeholder for the private key. It counts as given.
+    async def configuration(self, name: str, form: OutputFormat, given: bool = True) -> dict[str, Any]:
+        """A device's configuration as it should be now, with a placeholder for the private key.
+
+        `given`: it counts as the one that the device has.
 
         Raises:
             DeviceNotFound, ConfigurationUnavailable, NoEndpointError: there is none to give.
         """
-        return await self._hand_out(self._registry.get(name), self._server_facts(), form, None, False)
+        device, server = self._registry.get(name), self._server_facts()
+        if not given:
+            return await asyncio.to_thread(documents.configuration, device, server, form, None, False)
+        return await self._hand_out(device, server, form, None, False)
 
     async def remove_device(self, name: str) -> dict[str, Any]:
         """Remove a device; its flows end at once."""
@@ -392,7 +397,9 @@ class Operations:
         try:
             return await self._runtime.call(device, port)
         except DialRefused:
-            raise OperationError(f"{name} refuses a connection to its port {port}", _refused_hint(device, port)) from None
+            raise OperationError(
+                f"{name} refuses a connection to its port {port}", _refused_hint(device, port)
+            ) from None
         except DialError as error:
             raise OperationError(f"{name} cannot be reached: {error}", f"lopower device show {name}") from None
 

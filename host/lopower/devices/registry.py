@@ -45,8 +45,8 @@ from lopower.devices.errors import (
     PortNotServed,
 )
 from lopower.devices.exposures import Exposure
-from lopower.devices.keys import KEY_LENGTH
 from lopower.devices.firmware import Firmware
+from lopower.devices.keys import KEY_LENGTH
 from lopower.devices.names import parse_name
 from lopower.devices.policy import MAX_RULES_PER_DEVICE, Rule
 
