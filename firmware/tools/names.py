@@ -134,6 +134,8 @@ def renaming(sources: dict[str, str]) -> dict[str, str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and name in OPEN:
                 kept.update(found for found in _bindings(node.body) if not found.startswith("_"))
+            elif isinstance(node, ast.Import):  # modules of MicroPython
+                kept.update(alias.name for alias in node.names)
             elif isinstance(node, ast.keyword) and node.arg:
                 keywords.add(node.arg)
             elif isinstance(node, ast.arg):

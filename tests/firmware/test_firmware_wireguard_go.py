@@ -14,8 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from lopower.devices.keys import generate_private_key, public_key_of
-from tests.support.micropython import built, interpreter, prelude, renamed
 from tests.support.dns_certificates import make_certificates
+from tests.support.micropython import built, interpreter, prelude, renamed
 from tests.support.netns import World, network_world
 from tests.support.requirements import require_module
 from tests.support.wireguard_go import WireguardGo, wireguard_go
