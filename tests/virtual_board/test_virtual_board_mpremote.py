@@ -43,6 +43,8 @@ def test_files_and_exec(tmp_path: Path) -> None:
     (tmp_path / "sent").write_bytes(binary)
     with virtual_board(tmp_path, {"main.py": b"print('main')\n", "lib/there.py": b"X = 7\n"}) as board:
         assert mpremote(board, "exec", "import there; print(there.X)").strip() == "7"
+        said = mpremote(board, "exec", "import os, sys; print(sys.platform, os.uname().sysname, os.uname()[4])")
+        assert said.strip() == "esp32 esp32 Virtual board with ESP32"
         mpremote(board, "fs", "mkdir", ":d", "+", "fs", "cp", str(tmp_path / "sent"), ":d/sent",
                  "+", "fs", "cp", ":d/sent", str(tmp_path / "back"))  # fmt: skip
         assert (tmp_path / "back").read_bytes() == binary

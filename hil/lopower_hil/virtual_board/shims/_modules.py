@@ -6,6 +6,7 @@ import sys
 import board_esp32
 import board_machine
 import board_network
+import board_os
 import board_select
 import board_socket
 import board_sys
@@ -23,6 +24,7 @@ def install():
         ("socket", board_socket),
         ("select", board_select),
         ("time", board_time),
+        ("os", board_os.module),
         ("sys", board_sys.module),
     ):
         modules[name] = module

@@ -127,13 +127,12 @@ class WDT:
 
 
 class Timer:
-    """A thread that sleeps and schedules the callback, which then runs between two steps of the program."""
+    """Its callback runs between two steps of the program."""
 
     ONE_SHOT = 0
     PERIODIC = 1
 
     _HARDWARE = 4
-    _clock = None
 
     def __init__(self, id=-1, **options):
         if not -1 <= id < self._HARDWARE:
@@ -182,7 +181,7 @@ class Timer:
 
 
 class _Clock:
-    """One thread for all timers; it ends when there is none."""
+    """All timers. What is due is found in `turn`, which the main thread runs."""
 
     def __init__(self):
         self._timers = ()
@@ -194,23 +193,46 @@ class _Clock:
             import _thread
 
             self._runs = True
-            _thread.start_new_thread(self._run, ())
+            _thread.start_new_thread(_keep_pulse, ())
+        self.turn()
 
     def remove(self, timer):
         self._timers = tuple(t for t in self._timers if t is not timer)
 
-    def _run(self):
-        while self._timers:
-            now = _time.ticks_ms()
-            wait = 50
-            for timer in self._timers:
-                timer._tick(now)
-                wait = min(wait, max(1, _time.ticks_diff(timer._due, _time.ticks_ms())))
-            _time.sleep_ms(wait)
-        self._runs = False
+    def turn(self, _=None):
+        wait = _PATIENCE
+        for timer in self._timers:
+            timer._tick(_time.ticks_ms())
+            wait = min(wait, max(1, _time.ticks_diff(timer._due, _time.ticks_ms())))
+        _pulse_state[1] = wait
+        _pulse_state[0] = False
 
 
+# The thread beside the program. Threads of the unix port have no lock around the interpreter, and a signal can keep the
+# garbage collector from looking at a thread's stack: so this one creates no object, and holds none that is not held
+# elsewhere; its frames are small enough to lie on its stack.
+_PATIENCE = 50
 _clock = _Clock()
+_turn = _clock.turn
+_pulse_state = [False, 1]  # whether a turn is scheduled; milliseconds until the next
+_sleep_ms = _time.sleep_ms
+_schedule = micropython.schedule
+
+
+def _pulse():
+    while True:
+        _sleep_ms(_pulse_state[1])
+        if not _pulse_state[0]:
+            _pulse_state[0] = True
+            _schedule(_turn, 0)
+
+
+def _keep_pulse():
+    while True:
+        try:
+            _pulse()
+        except RuntimeError:  # the queue is full: the next pulse does it
+            _pulse_state[0] = False
 
 
 class Pin:

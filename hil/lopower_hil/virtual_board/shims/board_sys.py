@@ -30,17 +30,15 @@ class _Text(_Binary):
         return sys.stdout.write(data, *place)
 
 
-class _Sys:
-    platform = "esp32"
+class Overlay:
+    """A module of the interpreter, with some names of its own."""
 
-    def __init__(self):
-        for name in dir(sys):
-            if not hasattr(self, name):
-                setattr(self, name, getattr(sys, name))
-        self.stdout = _Text()
-
-    def __getattr__(self, name):
-        return getattr(sys, name)
+    def __init__(self, module, **own):
+        for name in dir(module):
+            setattr(self, name, getattr(module, name))
+        for name, value in own.items():
+            setattr(self, name, value)
 
 
-module = _Sys()
+CHIP = {0: "ESP32", 2: "ESP32-S2", 5: "ESP32-C3", 9: "ESP32-S3", 13: "ESP32-C6"}[_board.wires.chip]
+module = Overlay(sys, platform="esp32", stdout=_Text())
