@@ -11,6 +11,11 @@ SHORTEST, LONGEST = 5, 3600
 STATE = "lopower.sets"
 
 
+def is_limit(seconds):
+    """Whether a trial may last that long."""
+    return isinstance(seconds, int) and SHORTEST <= seconds <= LONGEST
+
+
 def directory():
     """(root, name) of the set of files that runs: ("/", "lopower_a"); as boot.py has put them into sys.path."""
     path = __file__.rpartition("/")[0].rpartition("/")[0]
@@ -46,7 +51,7 @@ class Trial:
     def __init__(self, root, state, reset):
         self._state, self._root, self._reset = state, root, reset
         limit = state.get("limit", LIMIT)
-        self.limit = limit if isinstance(limit, int) and SHORTEST <= limit <= LONGEST else LIMIT
+        self.limit = limit if is_limit(limit) else LIMIT
         self._since = None
 
     def watch(self, now, has_session):

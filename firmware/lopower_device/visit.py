@@ -10,6 +10,7 @@ import os
 
 from . import _once, ticks
 from .tcp import CLOSED
+from .tunnel import clock
 
 MAX_LINE = 512
 BLOCK = 1024
@@ -18,6 +19,8 @@ MAX_DEPTH = 6
 IDLE = 30_000
 """Milliseconds after which a visitor who says nothing is sent away: there is one place."""
 RESTART_AFTER = 1_000
+TURN = 10
+"""Milliseconds of a turn within which another step is begun."""
 SETS = ("lopower_a", "lopower_b")
 
 
@@ -38,11 +41,18 @@ class Visit:
         self._is_first = True
         self._job = self._serve()
         self._console = None
+        self._restart_at = None
 
     def watch(self, now):
         """Called each turn: a step of the work; true once it is done."""
         self._now = now
         connection = self._connection
+        if self._restart_at is not None:
+            if connection.state == CLOSED or not connection.outgoing.length or ticks.diff(now, self._restart_at) >= 0:
+                from machine import reset
+
+                reset()
+            return False
         if self._console is not None:
             if connection.state != CLOSED and self._console.watch():
                 return False
@@ -50,10 +60,13 @@ class Visit:
         else:
             try:
                 if connection.state != CLOSED and ticks.diff(now, self._latest) < IDLE:
-                    next(self._job)
-                    return False
+                    while True:
+                        next(self._job)
+                        if ticks.diff(clock(), now) >= TURN or not connection.received.length:
+                            return False
             except StopIteration:
-                pass
+                if self._restart_at is not None:
+                    return False
             except Refused as error:
                 self._refuse(str(error))
             except OSError as error:
@@ -321,9 +334,8 @@ class Visit:
         package, arch, limit = request["package"], request["arch"], request["limit"]
         if not (isinstance(package, str) and isinstance(arch, str) and len(package) + len(arch) < 200):
             raise Refused("not a version")
-        shortest, longest = self._trial.SHORTEST, self._trial.LONGEST
-        if not isinstance(limit, int) or not shortest <= limit <= longest:
-            raise Refused("a trial lasts from %d to %d s" % (shortest, longest))
+        if not self._trial.is_limit(limit):
+            raise Refused("a trial does not last for %s s" % limit)
         state = self._trial.read_state(self._root)
         with open(self._root + self._running + "/manifest.json") as file:
             version = json.load(file)["version"]
@@ -335,12 +347,7 @@ class Visit:
         _once("log").note("update: set %d, %s" % (version, package))
         os.rename(self._target + "/manifest.new", self._target + "/manifest.json")
         yield from self._answer({"set": version})
-        end = ticks.add(self._now, RESTART_AFTER)
-        while self._connection.outgoing.length and ticks.diff(self._now, end) < 0:
-            yield
-        from machine import reset
-
-        reset()
+        self._restart_at = ticks.add(self._now, RESTART_AFTER)
 
 
 def _hexadecimal(state):

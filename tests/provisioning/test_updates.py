@@ -57,6 +57,7 @@ class Bench:
 
     def update(self, *words: str, **variables: str) -> tuple[int, str, str]:
         done = self.daemon.lopower("update", *words, **variables)
+        print(words, done.stdout, done.stderr)
         return done.returncode, done.stdout, done.stderr
 
 

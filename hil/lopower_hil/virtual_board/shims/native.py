@@ -8,7 +8,8 @@ import sys
 
 import vfs
 
-_MODULE = "kernels_native"
+_PACKAGE = "lopower"
+_MODULE = "kernels"
 _PLACE = "/.native"
 
 
@@ -17,11 +18,19 @@ def importer(original):
     directory = os.getenv("BOARD_NATIVE")
 
     def import_(name, *arguments):
-        try:
-            return original(name, *arguments)
-        except ValueError:  # incompatible .mpy file
-            if not directory or not (name == _MODULE or name.endswith("." + _MODULE)):
-                raise
+        full = _PACKAGE + "." + _MODULE
+        if directory and name.partition(".")[0] == _PACKAGE and full not in sys.modules:
+            package = original(_PACKAGE)
+            try:
+                original(full)
+            except ImportError:  # another package of this name
+                pass
+            except ValueError:  # incompatible .mpy file
+                sys.modules[full] = module = _translation()
+                setattr(package, _MODULE, module)
+        return original(name, *arguments)
+
+    def _translation():
         vfs.mount(vfs.VfsPosix(directory), _PLACE)
         sys.path.insert(0, _PLACE)
         try:
@@ -29,5 +38,6 @@ def importer(original):
         finally:
             sys.path.remove(_PLACE)
             vfs.umount(_PLACE)
+            sys.modules.pop(_MODULE, None)
 
     return import_
