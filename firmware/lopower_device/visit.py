@@ -60,10 +60,9 @@ class Visit:
         else:
             try:
                 if connection.state != CLOSED and ticks.diff(now, self._latest) < IDLE:
-                    while True:
-                        next(self._job)
-                        if ticks.diff(clock(), now) >= TURN or not connection.received.length:
-                            return False
+                    while not next(self._job) and ticks.diff(clock(), now) < TURN:
+                        pass
+                    return False
             except StopIteration:
                 if self._restart_at is not None:
                     return False
@@ -86,6 +85,7 @@ class Visit:
         self._connection.write(line, 0, len(line), self._now)
 
     def _serve(self):
+        """All requests; what yields True waits for the other end, what yields None has more to do."""
         while True:
             request = yield from self._request()
             if request is None:
@@ -125,7 +125,7 @@ class Visit:
                 break
             if self._connection.peer_closed:
                 return None
-            yield
+            yield True
         view = memoryview(self._buffer)[: at + 1]
         self._read(view)
         return json.loads(bytes(view[:at]))
@@ -144,7 +144,7 @@ class Visit:
             if sent == len(data):
                 self._latest = self._now
                 return
-            yield
+            yield True
 
     # --- the log and the console
 
@@ -260,7 +260,7 @@ class Visit:
                     left -= n
                 elif self._connection.peer_closed:
                     raise Refused("the file %s ended early" % path)
-                yield
+                yield not n
         finally:
             file.close()
         if _hexadecimal(state) != digest:

@@ -15,17 +15,17 @@ from typing import Any, Final
 
 from lopower.control.client import ControlClient
 from lopower.control.errors import ControlError
+from lopower.control.visit import Visit
 from lopower_provisioning import chips, filesystem, settings_file
 from lopower_provisioning.errors import ProvisioningError, UpdateError
 from lopower_provisioning.settings_file import Wifi
 from lopower_provisioning.steps import Reporter, Step, step
-from lopower_provisioning.visit import Visit
 
 TRIAL_SECONDS: Final = 120
 TRIALS: Final = range(5, 3601)
 _RETURN_SECONDS: Final = 60.0
 """Room beyond the trial for two starts, Wi-Fi and a handshake of the set that the board goes back to."""
-_ASK_SECONDS: Final = 1.0
+_ASK_SECONDS: Final = 0.5
 _ARCHITECTURES: Final = {chip.architecture for chip in chips.CHIPS} | {"x64", "none"}
 _RESERVE: Final = 16_384
 """Bytes of flash that stay free for the board's own: time stamps, state, log."""
@@ -99,16 +99,11 @@ def _send(client: ControlClient, name: str, request: UpdateRequest, reporter: Re
     with step(reporter, name, "making the files") as current:
         package, files = files_for(client, name, architecture, request)
         outcome.after = package
-        total = sum(map(len, files.values()))
-        current.detail = f"{package}, {total >> 10} KB"
+        current.detail = f"{package}, {sum(map(len, files.values())) >> 10} KB"
     with step(reporter, name, "sending") as current, Visit(client, name) as visit:
         room = visit.ask("begin")
         _check_room(name, room, files)
-        done = 0
-        for path, content in files.items():
-            visit.send_file(path, content)
-            done += len(content)
-            current.progress(done / total)
+        visit.send_files(files, current.progress)
         if request.user is None:
             visit.ask("keep")
         answer = visit.ask("commit", package=package, arch=architecture, limit=request.trial)
@@ -155,7 +150,7 @@ def _wait(
     with step(reporter, name, "waiting for the board") as current:
         began = time.monotonic()
         while True:
-            with suppress(ControlError, UpdateError), Visit(client, name) as visit:
+            with suppress(ControlError), Visit(client, name) as visit:
                 facts = visit.facts()
                 if _arrived(name, facts, version, outcome, current):
                     break

@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "server": "this server, as devices need to know it",
     "status": "the daemon at a glance",
     "ping": "send echo requests to a device",
+    "repl": "the console of a board, through its tunnel",
     "doctor": "look for what keeps devices from working",
     "config": "the settings file",
     "completion": "print a script that completes commands in a shell",

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final
 
 from lopower.control.client import ControlClient
 from lopower.control.errors import ControlError
 from lopower.control.stream import DeviceStream
-from lopower_provisioning.errors import UpdateError
 
 PORT: Final = 9909
 ANSWER_SECONDS: Final = 60.0
 """The longest that a board takes for one answer by far: to remove a set of files from a slow flash."""
+FILES_UNDER_WAY: Final = 4
 MAX_LINE: Final = 4096
 MAX_LOG_LINES: Final = 200
 
@@ -42,7 +43,7 @@ class Visit:
         self._stream.close()
 
     def ask(self, what: str, **members: Any) -> dict[str, Any]:
-        """A request and its answer. Raises UpdateError for a refusal, ControlError if the connection breaks."""
+        """A request and its answer. Raises ControlError for a refusal, and if the connection breaks."""
         self._send(what, members)
         return self._answer()
 
@@ -50,16 +51,26 @@ class Visit:
         """What the board says of itself. Raises as `ask`."""
         return self.ask("facts")
 
-    def send_file(self, path: str, content: bytes) -> None:
-        """One file of an update, checked there. Raises as `ask`."""
-        digest = hashlib.sha256(content).hexdigest()
-        try:
-            self._send("file", {"path": path, "size": len(content), "sha256": digest})
-            self._stream.send(content)
-        except ControlError:
-            self._answer()  # a board that refuses says so before it hangs up
-            raise
-        self._answer()
+    def send_files(self, files: Mapping[str, bytes], progress: Callable[[float], None]) -> None:
+        """Files of an update, each of them checked there; some are under way while the first is. Raises as `ask`."""
+        total = sum(map(len, files.values())) or 1
+        done = under_way = 0
+        for path, content in files.items():
+            digest = hashlib.sha256(content).hexdigest()
+            try:
+                self._send("file", {"path": path, "size": len(content), "sha256": digest})
+                self._stream.send(content)
+            except ControlError:
+                while True:
+                    self._answer()  # a board that refuses says so before it hangs up
+            done += len(content)
+            under_way += 1
+            if under_way == FILES_UNDER_WAY:
+                self._answer()
+                under_way -= 1
+            progress(done / total)
+        for _ in range(under_way):
+            self._answer()
 
     def log(self) -> list[tuple[int, int, str]]:
         """The board's log, the oldest first: seconds since 1970, or 0; milliseconds since its start; what happened."""
@@ -92,7 +103,7 @@ class Visit:
     def _check(self, answer: dict[str, Any]) -> None:
         if "error" in answer:
             text = "".join(letter for letter in str(answer["error"])[:300] if letter.isprintable())
-            raise UpdateError(f"{self._name} says: {text}", _HINTS.get(text, ""))
+            raise ControlError(f"{self._name} says: {text}", _HINTS.get(text, ""))
 
     def _line(self) -> Any:
         while (at := self._received.find(b"\n")) < 0:
@@ -100,7 +111,7 @@ class Visit:
                 raise self._strange()
             data = self._stream.receive()
             if not data:
-                raise UpdateError(f"{self._name} ended the connection", "lopower device logs may say why")
+                raise ControlError(f"{self._name} ended the connection", "lopower device logs may say why")
             self._received += data
         line = bytes(self._received[:at])
         del self._received[: at + 1]
@@ -109,8 +120,8 @@ class Visit:
         except (ValueError, RecursionError):
             raise self._strange() from None
 
-    def _strange(self) -> UpdateError:
-        return UpdateError(f"{self._name} says something that is not understood", "is it lopower's firmware?")
+    def _strange(self) -> ControlError:
+        return ControlError(f"{self._name} says something that is not understood", "is it lopower's firmware?")
 
 
 _HINTS: Final = {
