@@ -167,6 +167,8 @@ class Visit:
     def _open_console(self):
         if not self._tunnel.settings.remote_repl:
             raise Refused("this board was not flashed with --remote-repl")
+        if not hasattr(os, "dupterm"):
+            raise Refused("this port's console cannot be led elsewhere")
         console = _once("console").Console(self._tunnel, self._connection)
         yield from self._answer({"repl": True})
         console.open()

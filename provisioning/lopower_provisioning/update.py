@@ -23,8 +23,6 @@ from lopower_provisioning.steps import Reporter, Step, step
 
 TRIAL_SECONDS: Final = 120
 TRIALS: Final = range(5, 3601)
-_RETURN_SECONDS: Final = 60.0
-"""Room beyond the trial for two starts, Wi-Fi and a handshake of the set that the board goes back to."""
 _ASK_SECONDS: Final = 0.5
 _ARCHITECTURES: Final = {chip.architecture for chip in chips.CHIPS} | {"x64", "none"}
 _RESERVE: Final = 16_384
@@ -39,11 +37,13 @@ class UpdateRequest:
         wifi: networks instead of those that the board has; empty: it keeps them.
         user: the user's files by path, instead of those that the board has; None: it keeps them.
         trial: seconds within which the new set must make a handshake.
+        patience: seconds beyond the trial for a board that goes back: two starts, Wi-Fi and a handshake.
     """
 
     wifi: tuple[Wifi, ...] = ()
     user: Mapping[str, bytes] | None = None
     trial: int = TRIAL_SECONDS
+    patience: float = 60.0
 
 
 @dataclass(slots=True)
@@ -146,7 +146,7 @@ def _wait(
     client: ControlClient, name: str, request: UpdateRequest, reporter: Reporter, outcome: UpdateOutcome, version: int
 ) -> None:
     """Until the board runs the new set, or the old one again."""
-    limit = request.trial + _RETURN_SECONDS
+    limit = request.trial + request.patience
     with step(reporter, name, "waiting for the board") as current:
         began = time.monotonic()
         while True:
