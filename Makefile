@@ -8,7 +8,7 @@ SIDECAR := $(BIN)/lopower-sidecar
 TAILNET := $(BIN)/lopower-test-tailnet
 
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
-  zbar-tools faketime curl mosquitto iputils-ping zsh fish systemd openssh-server
+  zbar-tools faketime curl mosquitto iputils-ping openssl zsh fish systemd openssh-server
 
 .PHONY: setup sidecar demo test lint types contracts check bench-quick bench-firmware clean
 .DEFAULT_GOAL := help
@@ -76,7 +76,8 @@ test-programs:            # built or fetched once, so that no test waits for a c
 	@$(BIN)/python -m tests.support.device_libraries
 	@if command -v go >/dev/null; then \
 	  echo "building the programs that tests talk to"; \
-	  $(BIN)/python -m tests.support.wireguard_go && $(MAKE) --no-print-directory $(TAILNET); \
+	  $(BIN)/python -m tests.support.wireguard_go && $(BIN)/python -m tests.support.tailnet_programs && \
+	  $(MAKE) --no-print-directory $(TAILNET); \
 	fi
 
 test-packages:

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -29,25 +29,43 @@ type control struct {
 	serving *http.Server // nil while it is down
 }
 
-func serveControl(ctx context.Context, domain string, verbose bool) (*control, error) {
-	logf := logger.Discard
-	if verbose {
-		logf = log.Printf
-	}
-	relay := derpserver.New(key.NewNode(), logf)
-	tls := httptest.NewUnstartedServer(derpserver.Handler(relay))
+// relay is where a DERP relay and a STUN server are.
+type relay struct {
+	Address  string `json:"address"`
+	DERPPort int    `json:"derp_port"`
+	STUNPort int    `json:"stun_port"`
+}
+
+// serveRelay serves DERP and STUN at ports of address; 0 takes any.
+func serveRelay(ctx context.Context, address string, derpPort, stunPort int, logf logger.Logf) (relay, error) {
+	tls := httptest.NewUnstartedServer(derpserver.Handler(derpserver.New(key.NewNode(), logf)))
 	tls.Config.ErrorLog = logger.StdLogger(logf)
+	listener, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(derpPort)))
+	if err != nil {
+		return relay{}, err
+	}
+	tls.Listener.Close()
+	tls.Listener = listener
 	// DERP takes the connection over, which HTTP/2 does not allow.
 	tls.EnableHTTP2 = false
 	tls.StartTLS()
-	log.SetOutput(discardUnless(verbose))
 	stun := stunserver.New(ctx)
-	if err := stun.Listen("127.0.0.1:0"); err != nil {
-		return nil, err
+	if err := stun.Listen(net.JoinHostPort(address, strconv.Itoa(stunPort))); err != nil {
+		return relay{}, err
 	}
 	go func() { _ = stun.Serve() }()
+	return relay{address, listener.Addr().(*net.TCPAddr).Port, stun.LocalAddr().(*net.UDPAddr).Port}, nil
+}
 
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func (r relay) region() *tailcfg.DERPRegion {
+	return &tailcfg.DERPRegion{RegionID: 1, RegionCode: "test", Nodes: []*tailcfg.DERPNode{{
+		Name: "t1", RegionID: 1, HostName: r.Address, IPv4: r.Address, IPv6: "none", STUNTestIP: r.Address,
+		STUNPort: r.STUNPort, DERPPort: r.DERPPort, InsecureForTests: true,
+	}}}
+}
+
+func serveControl(address, domain string, through relay, logf logger.Logf) (*control, error) {
+	listener, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
 	if err != nil {
 		return nil, err
 	}
@@ -55,14 +73,7 @@ func serveControl(ctx context.Context, domain string, verbose bool) (*control, e
 	c.Server = &testcontrol.Server{
 		ExplicitBaseURL: c.url, MagicDNSDomain: domain, Logf: logf, AllOnline: true,
 		DNSConfig: &tailcfg.DNSConfig{Proxied: true, Domains: []string{domain}},
-		DERPMap: &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{1: {
-			RegionID: 1, RegionCode: "test",
-			Nodes: []*tailcfg.DERPNode{{
-				Name: "t1", RegionID: 1, HostName: "127.0.0.1", IPv4: "127.0.0.1", IPv6: "none", STUNTestIP: "127.0.0.1",
-				STUNPort: stun.LocalAddr().(*net.UDPAddr).Port, DERPPort: tls.Listener.Addr().(*net.TCPAddr).Port,
-				InsecureForTests: true,
-			}},
-		}}},
+		DERPMap:   &tailcfg.DERPMap{Regions: map[int]*tailcfg.DERPRegion{1: through.region()}},
 	}
 	c.serve(listener)
 	return c, nil

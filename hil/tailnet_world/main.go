@@ -1,9 +1,13 @@
-// Command world is a test tailnet on loopback that needs no root: a control server, a DERP relay, STUN, and peers, all in
-// one process. It prints one line of JSON when all are in, takes one JSON command a line on stdin, and answers each with one
-// line on stdout, in the order in which they end: an answer carries its command's "id". It ends with stdin.
+// Command world is a test tailnet that needs no root, on loopback unless -address says otherwise: a control server, a DERP
+// relay, STUN, and peers, all in one process. It prints one line of JSON when all are in, takes one JSON command a line on
+// stdin, and answers each with one line on stdout, in the order in which they end: an answer carries its command's "id". It
+// ends with stdin.
 //
 //	{"id": 1, "op": "fetch", "peer": "peer", "url": "http://kitchen/", "timeout": 5}
 //	{"id": 1, "ok": true, "status": 200, "body": "…"}
+//
+// With -part relay it is the relay alone, and prints where; with -part control and that line as -relay it is the rest. So each
+// can be ended by itself, in a network namespace of its own.
 //
 // "ok" is false if the operation failed; "error" then is one of refused, timeout, unreachable, reset, or a text. The operations
 // are in operations.go. Each peer serves what services.go lists.
@@ -16,6 +20,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"os"
@@ -24,6 +29,7 @@ import (
 	"sync"
 
 	"tailscale.com/envknob"
+	"tailscale.com/types/logger"
 )
 
 // announcement is the first line on stdout.
@@ -49,50 +55,88 @@ type world struct {
 
 func main() {
 	log.SetFlags(0)
-	log.SetOutput(os.Stderr)
-	names := flag.String("peers", "peer", "names of the peers, separated by commas")
-	domain := flag.String("domain", "tail-test.ts.net", "the tailnet's MagicDNS suffix")
-	directory := flag.String("state", "", "directory of the peers' keys; a new one, removed at the end, if empty")
-	verbose := flag.Bool("verbose", false, "the library's messages to stderr")
+	log.SetOutput(io.Discard)
+	var o options
+	names := flag.String("peers", "peer", "names of the peers, separated by commas; may be empty")
+	flag.StringVar(&o.address, "address", "127.0.0.1", "where to listen")
+	flag.StringVar(&o.part, "part", "all", "all, relay or control")
+	through := flag.String("relay", "", "of -part control: what -part relay printed")
+	flag.IntVar(&o.derpPort, "derp-port", 0, "the relay's port; 0: any")
+	flag.IntVar(&o.stunPort, "stun-port", 0, "the STUN server's port; 0: any")
+	flag.StringVar(&o.domain, "domain", "tail-test.ts.net", "the tailnet's MagicDNS suffix")
+	flag.StringVar(&o.directory, "state", "", "directory of the peers' keys; a new one, removed at the end, if empty")
+	flag.BoolVar(&o.verbose, "verbose", false, "the library's messages to stderr")
 	flag.Parse()
-	if err := run(strings.Split(*names, ","), *domain, *directory, *verbose); err != nil {
+	o.names = strings.FieldsFunc(*names, func(r rune) bool { return r == ',' })
+	if o.part == "control" {
+		if err := json.Unmarshal([]byte(*through), &o.relay); err != nil {
+			fmt.Fprintln(os.Stderr, "-relay:", err)
+			os.Exit(2)
+		}
+	}
+	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "test tailnet:", err) // the log may be silent
 		os.Exit(1)
 	}
 }
 
-func run(names []string, domain, directory string, verbose bool) error {
+type options struct {
+	names              []string
+	address, part      string
+	relay              relay
+	derpPort, stunPort int
+	domain, directory  string
+	verbose            bool
+}
+
+func run(o options) error {
 	envknob.SetNoLogsNoSupport()
 	for key, value := range map[string]string{"TS_DISABLE_PORTMAPPER": "1", "TS_PANIC_IF_HIT_MAIN_CONTROL": "1"} {
 		envknob.Setenv(key, value)
 	}
-	if !online() {
-		return errors.New("no network of this host is up but loopback, and Tailscale's library waits for one")
+	logf := logger.Discard
+	if o.verbose {
+		logf = log.Printf
+		log.SetOutput(os.Stderr)
 	}
-	if directory == "" {
-		made, err := os.MkdirTemp("", "lopower-world-")
-		if err != nil {
-			return err
-		}
-		defer os.RemoveAll(made)
-		directory = made
+	if o.part == "all" && !online() {
+		return errors.New("no network of this host is up but loopback, and Tailscale's library waits for one")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	served, err := serveControl(ctx, domain, verbose)
+	output := json.NewEncoder(os.Stdout)
+	if o.part != "control" {
+		var err error
+		if o.relay, err = serveRelay(ctx, o.address, o.derpPort, o.stunPort, logf); err != nil {
+			return err
+		}
+	}
+	if o.part == "relay" {
+		if err := output.Encode(o.relay); err != nil {
+			return err
+		}
+		_, err := io.Copy(io.Discard, os.Stdin)
+		return err
+	}
+	served, err := serveControl(o.address, o.domain, o.relay, logf)
 	if err != nil {
 		return err
 	}
-	w := &world{directory: directory, control: served, peers: map[string]*peer{}}
-	hello := announcement{ControlURL: served.url, Domain: domain}
-	for _, name := range names {
-		entry, err := w.startPeer(ctx, name, verbose)
+	if o.directory == "" {
+		if o.directory, err = os.MkdirTemp("", "lopower-world-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(o.directory)
+	}
+	w := &world{directory: o.directory, control: served, peers: map[string]*peer{}}
+	hello := announcement{ControlURL: served.url, Domain: o.domain}
+	for _, name := range o.names {
+		entry, err := w.startPeer(ctx, name, o.verbose)
 		if err != nil {
 			return fmt.Errorf("peer %s: %w", name, err)
 		}
 		hello.Peers = append(hello.Peers, entry)
 	}
-	output := json.NewEncoder(os.Stdout)
 	if err := output.Encode(hello); err != nil {
 		return err
 	}

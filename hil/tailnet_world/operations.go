@@ -50,6 +50,7 @@ var operations = map[string]operation{
 	"udp":       exchangeUDP,  // peer, address, send, count → received: a list, one datagram each
 	"download":  download,     // peer, address → bytes, sha256, seconds: read to the end
 	"upload":    upload,       // peer, address, bytes → sha256, seconds, received: send the pattern, FIN, read to the end
+	"forward":   forward,      // peer, address → port: of loopback, TCP and UDP, which leads there
 	"ping":      ping,         // peer, address (without port) → seconds
 	"nodes":     nodes,        // → nodes: what the control server knows
 	"advertise": advertise,    // peer, routes: it offers to carry these; TCP to them is refused

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 	"net"
 	"net/netip"
@@ -22,13 +21,6 @@ const startTime = 30 * time.Second
 type peer struct {
 	name   string
 	server *tsnet.Server
-}
-
-func discardUnless(verbose bool) io.Writer {
-	if verbose {
-		return log.Writer()
-	}
-	return io.Discard
 }
 
 func (w *world) startPeer(ctx context.Context, name string, verbose bool) (peerEntry, error) {

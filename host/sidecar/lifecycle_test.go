@@ -202,6 +202,12 @@ func TestControlServerGoesAway(t *testing.T) {
 	if status := s.status("kitchen"); status.State == "running" || status.State == "failed" {
 		t.Errorf("a node without a control server: %+v", status)
 	}
+	s.wait("kitchen", "told why", func(status nodeStatus) bool {
+		return status.Error != nil && strings.Contains(*status.Error, "connection refused")
+	})
+	if status := s.status("proxy"); status.State != "running" || status.Error != nil {
+		t.Errorf("a node that is in: %+v", status)
+	}
 	w.must("control", map[string]any{"up": true})
 	s.running("kitchen", 1)
 }

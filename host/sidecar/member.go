@@ -58,6 +58,8 @@ type member struct {
 	// What the bus alone tells; the rest is asked for.
 	loginURL, complaint string
 	exitNodeApplied     string
+
+	silentSince time.Time // only refresh uses it; zero while the control server answers
 }
 
 // startMember starts a node's stack and control client; it does not wait for the tailnet.

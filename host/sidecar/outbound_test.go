@@ -202,17 +202,19 @@ func TestGivingADialUp(t *testing.T) {
 	s.up("proxy", 2, nil)
 	other, _ := w.peer("other")
 	w.must("stop", map[string]any{"peer": "other"})
-	for range 50 {
+	counter := func(name string) any { return s.must("GET", "/", nil)["counters"].(map[string]any)[name] }
+	for i := range 50 {
 		conn := s.connect("socks")
 		_, err := conn.Write(socksMessage("proxy", netip.AddrPortFrom(other, 7), "first"))
 		must(t, err)
-		_, err = io.ReadFull(conn, make([]byte, 4)) // logged in: the dial begins
-		must(t, err)
+		if !eventually(func() bool { return counter("dials") == float64(i+1) }) {
+			t.Fatal("the dial does not begin")
+		}
 		conn.Close()
 	}
 	began := time.Now()
 	if !eventually(func() bool {
-		return s.must("GET", "/", nil)["counters"].(map[string]any)["dials_failed"] == 50.0
+		return counter("dials_failed") == 50.0
 	}) || time.Since(began) > 5*time.Second {
 		t.Errorf("dials went on for %v after they were given up", time.Since(began))
 	}

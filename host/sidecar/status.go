@@ -15,8 +15,12 @@ import (
 	"tailscale.com/types/views"
 )
 
-// How often a status is looked up when nothing says that it changed.
-const refreshAnyway = time.Hour
+const (
+	// How often a status is looked up when nothing says that it changed: that the control server is silent, nothing says.
+	refreshAnyway = 15 * time.Second
+	// How long it may be before that is told; a new connection to it takes a second or two.
+	silentTime = 20 * time.Second
+)
 
 // nodeStatus is a node's status document.
 type nodeStatus struct {
@@ -177,7 +181,7 @@ func (m *member) describeSelf(status *nodeStatus, found *ipnstate.Status) {
 	switch found.BackendState {
 	case ipn.Running.String():
 		status.State, status.LoginURL, status.Error = "running", nil, nil
-		status.Health = list(found.Health)
+		status.Health = append(list(found.Health), m.silence(found.Self)...)
 	case ipn.NeedsLogin.String():
 		status.State = "needs-login"
 		if status.LoginURL == nil {
@@ -191,6 +195,40 @@ func (m *member) describeSelf(status *nodeStatus, found *ipnstate.Status) {
 	if expired && found.HaveNodeKey {
 		status.State = "expired"
 	}
+	if status.State != "running" && status.Error == nil {
+		status.Error = textOrNil(m.node.sidecar.secrets.redact(m.whyNotIn(found.Health)))
+	}
+}
+
+// silence tells that the control server does not answer. The library waits for eight minutes before it does, and does not
+// tell at all that the control server knows the node no more.
+func (m *member) silence(self *ipnstate.PeerStatus) []string {
+	if self == nil || self.Online {
+		m.silentSince = time.Time{}
+		return nil
+	}
+	if m.silentSince.IsZero() {
+		m.silentSince = time.Now()
+	}
+	if time.Since(m.silentSince) < silentTime {
+		return nil
+	}
+	return []string{"the control server is not reached, or does not know this node any more: what is known of the tailnet " +
+		"still holds; if the node was removed from the tailnet, log it in again"}
+}
+
+// whyNotIn is why the control server was not reached, or did not let the node in. The library tries again and tells it as a
+// part of its health alone (health.LoginStateWarnable); without a network it waits for one and says nothing.
+func (m *member) whyNotIn(health []string) string {
+	for _, text := range health {
+		if _, reason, ok := strings.Cut(text, "The last login error was: "); ok {
+			return reason
+		}
+	}
+	if monitor, ok := m.server.Sys().NetMon.GetOK(); ok && !monitor.InterfaceState().AnyInterfaceUp() {
+		return "the network is down"
+	}
+	return ""
 }
 
 func (m *member) describePeers(found *ipnstate.Status) *people {

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lopower.bridge.exposed import node_of
 from lopower.daemon.control import ControlServer
 from lopower.daemon.endpoints import Endpoints
 from lopower.daemon.operations import Operations
@@ -23,8 +24,10 @@ from lopower.devices.exposures import Exposure
 from lopower.devices.keys import generate_private_key, public_key_of
 from lopower.devices.registry import Registry
 from lopower.tailnet.driver import DialTimedOut
+from lopower.tailnet.host_inbound import HostListeners
 from lopower.tailnet.routes import HostSnapshot, IPNetwork
 from lopower.tailnet.tsnet import TsnetDriver
+from lopower.tailnet.tsnet_control import NodeConfig
 
 PORT = 51820
 NO_NETWORKS = HostSnapshot(frozenset(), (), frozenset(), frozenset())
@@ -44,6 +47,7 @@ class RecordingRuntime:
     served: tuple[ServedPort, ...] = ()
     exposed: tuple[Exposure, ...] = ()
     driver: TsnetDriver | None = None
+    listeners: HostListeners | None = None
     previous: Device | None = None
     settings: Settings | None = None
     echo_seconds: list[float | None] = field(default_factory=lambda: [0.0125])
@@ -79,6 +83,9 @@ class RecordingRuntime:
 
     def exposures_changed(self, exposures: Sequence[Exposure]) -> None:
         self.exposed = tuple(exposures)
+        if self.driver is not None:
+            nodes = {node_of(e.device_id): NodeConfig(hostname=e.hostname) for e in exposures if e.kind == "node"}
+            self.driver.set_nodes(nodes)
 
     def advertisement_changed(self) -> None:
         self.events.append("advertisement changed")
@@ -88,6 +95,9 @@ class RecordingRuntime:
 
     def tailnet_node(self) -> TsnetDriver | None:
         return self.driver
+
+    def host_listeners(self) -> HostListeners | None:
+        return self.listeners
 
     def reload(self, settings: Settings) -> None:
         self.settings = settings

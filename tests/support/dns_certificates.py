@@ -12,9 +12,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def make_certificates(directory: Path, addresses: tuple[str, ...]) -> tuple[Path, Path]:
-    """Write `ca.pem`, and `server.pem` with the private key, for servers at `addresses`; returns the two paths."""
-    now = datetime.datetime.now(datetime.UTC)
+def make_certificates(
+    directory: Path, addresses: tuple[str, ...], *, age: datetime.timedelta = datetime.timedelta()
+) -> tuple[Path, Path]:
+    """Write `ca.pem`, and `server.pem` with the private key, for servers at `addresses`; returns the two paths.
+
+    They are valid for a day from `age` ago: of the age of a year they are what a clock that is ahead by a year sees.
+    """
+    now = datetime.datetime.now(datetime.UTC) - age
     ca_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
     key_usage = x509.KeyUsage(

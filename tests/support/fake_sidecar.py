@@ -166,6 +166,9 @@ class FakeSidecar:
         return web.json_response(self._configs[request.match_info["name"]])
 
     async def _set(self, name: str, status: dict[str, Any]) -> None:
+        hostname = self._configs[name]["hostname"]
+        if status["state"] == "running" and status["dns_name"] == f"lopower.{SUFFIX}.":
+            status = {**status, "hostname": hostname, "dns_name": f"{hostname}.{SUFFIX}."}
         async with self._news:
             self._nodes[name] = status
             self._news.notify_all()

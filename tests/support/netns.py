@@ -109,7 +109,7 @@ class Namespace:
         finally:
             process.send_signal(signal.SIGINT)
             output, _ = process.communicate(timeout=10)
-            lines += output.splitlines()
+            lines += filter(None, output.splitlines())  # the interrupt leaves an empty one
 
     def delete(self) -> None:
         """End what still runs inside, and remove it."""

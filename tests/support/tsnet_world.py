@@ -10,10 +10,10 @@ from typing import Any
 
 import aiohttp
 
-from lopower.tailnet.tsnet import PROXY_NODE, TsnetConfig, TsnetDriver
+from lopower.tailnet.tsnet import TsnetConfig, TsnetDriver
 from lopower.tailnet.tsnet_control import NodeConfig
 from lopower.tailnet.tsnet_echo import InboundEcho, Verdict
-from lopower.tailnet.tsnet_inbound import InboundRequest
+from lopower.tailnet.tsnet_inbound import PROXY_NODE, InboundRequest
 from tests.support.fake_sidecar import write_program
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tailnet_world import TailnetWorld, build_world, running_world, sidecar_directory
+from tests.support import tailnet_programs
+from tests.support.proxy import Proxy, running_proxy
+from tests.support.tailnet_proxy import Kitchen, joined
+from tests.support.tailnet_world import TailnetWorld, running_world, sidecar_directory
 
 
 @pytest.fixture(scope="session")
-def world_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_world(tmp_path_factory.mktemp("world"))
+def world_program() -> Path:
+    return tailnet_programs.world()
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +31,20 @@ async def tailnet(world_program: Path, sidecar: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TS_DISABLE_PORTMAPPER", "1")
     async with running_world(world_program, "peer", "other") as world:
         yield world
+
+
+@pytest.fixture
+async def proxy(tailnet: TailnetWorld, tmp_path: Path) -> AsyncIterator[Proxy]:
+    async with running_proxy(tmp_path, tailnet="tsnet", control_url=tailnet.control_url) as running:
+        await joined(running)
+        yield running
+
+
+@pytest.fixture
+async def kitchen(proxy: Proxy) -> AsyncIterator[Kitchen]:
+    proxy.enrol("kitchen")
+    async with proxy.device("kitchen") as device:
+        await device.handshake()
+        made = Kitchen(device)
+        yield made
+        await made.close()

@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from lopower.daemon.advertising import Advertising
 from lopower.daemon.errors import OperationError
 from lopower.devices.advertising import Advertisement
-from tests.support.proxy import Proxy, running_proxy
+from tests.support.proxy import Proxy
+from tests.support.tailnet_proxy import Kitchen, driver_of, until
 from tests.support.tailnet_world import TailnetWorld
-from tests.tailnet.test_tailnet_inbound import Kitchen
-from tests.tailnet.test_tailnet_outbound import driver_of, joined, until
 
 # The first of them builds the test tailnet, which takes minutes where nothing of it is cached.
 pytestmark = [pytest.mark.xdist_group("tailnet"), pytest.mark.timeout(600)]
 
 HOSTNAME = "lopower"
-
-
-@pytest.fixture
-async def proxy(tailnet: TailnetWorld, tmp_path: Path) -> AsyncIterator[Proxy]:
-    async with running_proxy(tmp_path, tailnet="tsnet", control_url=tailnet.control_url) as running:
-        await joined(running)
-        yield running
-
-
-@pytest.fixture
-async def kitchen(proxy: Proxy) -> AsyncIterator[Kitchen]:
-    proxy.enrol("kitchen")
-    async with proxy.device("kitchen") as device:
-        await device.handshake()
-        made = Kitchen(device)
-        yield made
-        await made.close()
 
 
 async def advertise(tailnet: TailnetWorld, proxy: Proxy, advertisement: Advertisement) -> None:

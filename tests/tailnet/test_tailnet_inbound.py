@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,81 +11,12 @@ from lopower.bridge.exposed import node_of
 from lopower.devices.device import Device
 from lopower.devices.exposures import Exposure, parse_sources
 from lopower.tailnet.tsnet import TsnetDriver
-from lopower_hil.virtual_device import VirtualDatagrams, VirtualDevice, VirtualStream
-from tests.support.proxy import Proxy, running_proxy
+from tests.support.proxy import Proxy
+from tests.support.tailnet_proxy import DATA, Kitchen, driver_of, echo, joined, until
 from tests.support.tailnet_world import TailnetWorld
-from tests.tailnet.test_tailnet_outbound import driver_of, echo, joined, until
 
 # The first of them builds the test tailnet, which takes minutes where nothing of it is cached.
 pytestmark = [pytest.mark.xdist_group("tailnet"), pytest.mark.timeout(600)]
-
-
-DATA = random.Random(1).randbytes(20_000_000)
-
-
-class Kitchen:
-    """A device that serves: `kitchen` over HTTP on port 80, an echo on TCP and UDP port 7, hashes on 9, bytes on 19."""
-
-    def __init__(self, device: VirtualDevice) -> None:
-        self.device = device
-        self._tasks: set[asyncio.Task[None]] = set()
-        device.listen(80, lambda stream: self._run(self._http(stream)))
-        device.listen(7, lambda stream: self._run(self._echo(stream)))
-        device.listen(9, lambda stream: self._run(self._hash(stream)))
-        device.listen(19, lambda stream: self._run(self._source(stream)))
-        device.listen_datagrams(7, lambda flow: self._run(self._echo_datagrams(flow)))
-
-    def _run(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _http(self, stream: VirtualStream) -> None:
-        await stream.read()
-        await stream.write(b"HTTP/1.0 200 OK\r\nContent-Length: 7\r\n\r\nkitchen")
-        stream.write_eof()
-
-    async def _echo(self, stream: VirtualStream) -> None:
-        while data := await stream.read():
-            await stream.write(data)
-        stream.write_eof()
-
-    async def _hash(self, stream: VirtualStream) -> None:
-        digest = hashlib.sha256()
-        while data := await stream.read():
-            digest.update(data)
-        await stream.write(digest.hexdigest().encode())
-        stream.write_eof()
-
-    async def _source(self, stream: VirtualStream) -> None:
-        await stream.read()
-        await stream.write(DATA)
-        stream.write_eof()
-
-    async def _echo_datagrams(self, flow: VirtualDatagrams) -> None:
-        while True:
-            flow.send(await flow.receive())
-
-
-@pytest.fixture
-async def proxy(tailnet: TailnetWorld, tmp_path: Path) -> AsyncIterator[Proxy]:
-    async with running_proxy(tmp_path, tailnet="tsnet", control_url=tailnet.control_url) as running:
-        await joined(running)
-        yield running
-
-
-@pytest.fixture
-async def kitchen(proxy: Proxy) -> AsyncIterator[Kitchen]:
-    proxy.enrol("kitchen")
-    async with proxy.device("kitchen") as device:
-        await device.handshake()
-        made = Kitchen(device)
-        yield made
-        await made.close()
 
 
 def expose(proxy: Proxy, *exposures: Exposure) -> None:

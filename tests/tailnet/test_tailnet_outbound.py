@@ -7,16 +7,16 @@ import hashlib
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from dnslib import DNSRecord
 
-from lopower.tailnet.tsnet import TsnetDriver
 from lopower_hil.virtual_device import VirtualDevice
 from tests.support.proxy import GATEWAY_IPV4, Proxy, running_proxy
+from tests.support.tailnet_proxy import driver_of, echo, joined, until
 from tests.support.tailnet_world import TailnetWorld
 
 # The first of them builds the test tailnet, which takes minutes where nothing of it is cached.
@@ -26,35 +26,10 @@ BULK = 20_000_000
 
 
 @pytest.fixture
-async def proxy(tailnet: TailnetWorld, tmp_path: Path) -> AsyncIterator[Proxy]:
-    async with running_proxy(tmp_path, tailnet="tsnet", control_url=tailnet.control_url) as running:
-        await joined(running)
-        yield running
-
-
-@pytest.fixture
 async def device(proxy: Proxy) -> AsyncIterator[VirtualDevice]:
     proxy.enrol("kitchen")
     async with proxy.device("kitchen") as made:
         yield made
-
-
-def driver_of(proxy: Proxy) -> TsnetDriver:
-    driver = proxy.runtime.driver
-    assert isinstance(driver, TsnetDriver)
-    return driver
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-
-
-async def joined(proxy: Proxy) -> None:
-    """The node is in, and knows the peers."""
-    driver = driver_of(proxy)
-    await until(lambda: driver.proxy is not None and driver.proxy.running and driver.proxy.peers >= 2)
 
 
 async def resolve(device: VirtualDevice, name: str, qtype: str = "A") -> tuple[int, list[str]]:
@@ -66,13 +41,6 @@ async def resolve(device: VirtualDevice, name: str, qtype: str = "A") -> tuple[i
     finally:
         flow.close()
     return answer.header.rcode, [str(record.rdata) for record in answer.rr]
-
-
-async def echo(device: VirtualDevice, address: str, data: bytes) -> bytes:
-    stream = await device.open_connection(address, 7)
-    await stream.write(data)
-    stream.write_eof()
-    return await asyncio.wait_for(stream.read_all(), 30)
 
 
 @pytest.mark.parametrize("version", [0, 1], ids=["IPv4", "IPv6"])

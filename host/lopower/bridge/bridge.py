@@ -33,6 +33,7 @@ from lopower.bridge.poller import Poller
 from lopower.bridge.sntp import ClockState, SntpServer, kernel_clock_state
 from lopower.bridge.special_addresses import is_public
 from lopower.bridge.tailnet_echo import TailnetEcho
+from lopower.bridge.tailnet_names import TailnetNames
 from lopower.bridge.tcp import OutboundTcp, reject_dial
 from lopower.bridge.udp import OutboundUdp, ReceiveSlots
 from lopower.netstack.errors import FlowError
@@ -94,6 +95,7 @@ class Bridge:
         policy: the table; tell the bridge of a change with `recheck`.
         gateway: the gateway's services.
         pings: echo requests of the gateway's own.
+        names_in_tailnet: what the tailnet is answered at port 53 of the proxy's node.
     """
 
     def __init__(
@@ -146,10 +148,16 @@ class Bridge:
         self._tailnet_echo = TailnetEcho(self.flows, driver, loop, clock)
         self.pings = GatewayPing(stack, random.randrange(1 << 16), clock, poller.wake)
         self._closing = False
+        self.names_in_tailnet = TailnetNames(loop, self.flows.counters)
         self._exposed = Exposed(self.devices.find_by_id, self.devices.find_at)
         own = {4 if len(packed) == 4 else 6: packed for packed in self.policy.gateway}
         self._inbound = Inbound(
-            table=self.flows, slots=self._slots, gateway=own, contact=contact, exposed=self._exposed
+            table=self.flows,
+            slots=self._slots,
+            gateway=own,
+            contact=contact,
+            exposed=self._exposed,
+            names=self.names_in_tailnet,
         )
         self._calls = GatewayCalls(self.flows, own, contact)
         self._dns = DnsService(self.flows, dns, loop, clock)
@@ -284,6 +292,7 @@ class Bridge:
         while any(flow.kind == "tcp" for flow in self.flows) and self._clock() < deadline:  # noqa: ASYNC110 (a few polls)
             await asyncio.sleep(_CLOSE_POLL_SECONDS)
         await self._dns.close()
+        await self.names_in_tailnet.close()
         await self._page.close()
         await self._tailnet_echo.close()
         now = self._clock()

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 IPAddress = IPv4Address | IPv6Address
 
-PROXY_NODE: Final = "proxy"
 _OWN_NODE: Final = "device-"
 # 4via6: fd7a:115c:a1e0:b1a:0:SITE:v4 (Tailscale, "4via6 subnet routers").
 VIA_RANGE: Final = IPv6Network("fd7a:115c:a1e0:b1a::/64")
@@ -58,10 +57,14 @@ class Exposed:
         self._state_of = state_of
         self._state_at = state_at
         self._by_place: dict[str, Exposure] = {}
+        self._by_device: dict[int, list[Exposure]] = {}
 
     def set(self, exposures: Iterable[Exposure]) -> None:
         """The exposures are these from now on."""
         self._by_place = {exposure.place: exposure for exposure in exposures}
+        self._by_device = {}
+        for exposure in self._by_place.values():
+            self._by_device.setdefault(exposure.device_id, []).append(exposure)
 
     def node_for(self, device_id: int) -> str | None:
         """The node that a device's own flows leave from, if it is not the proxy's."""
@@ -98,6 +101,10 @@ class Exposed:
         """
         routed = self.routed(destination)
         if routed is not None:
+            # Who is kept from a port of a device is kept from it by its own address as well.
+            ways = [way for way in self._by_device.get(routed[0].device.id, ()) if way.leads_to(transport, port)]
+            if ways and not any(way.permits(source, user, tags) for way in ways):
+                return "inbound_not_permitted"
             return Target(*routed, port)
         if node.startswith(_OWN_NODE):
             exposure = self._by_place.get(f"node:{node.removeprefix(_OWN_NODE)}")

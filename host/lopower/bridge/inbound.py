@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from lopower.bridge.between import CONNECTING, dial_error_of
 from lopower.bridge.exposed import Exposed, Target
 from lopower.bridge.policy import Via
+from lopower.bridge.tailnet_names import DNS_PORT, TailnetNames
 from lopower.bridge.tcp import DIAL_COUNTERS, StitchedTcp
 from lopower.bridge.udp import OutboundUdp, ReceiveSlots
 from lopower.netstack.errors import FlowError, FlowRefused
 from lopower.tailnet.driver import DialError, in_tailnet_ranges
-from lopower.tailnet.tsnet_streams import FramedUdp
+from lopower.tailnet.tsnet_inbound import PROXY_NODE
 from lopower.wire import socks5
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class InboundTcp(StitchedTcp):
 
     def serve(self, now: float) -> bool:
         """As `Flow.serve`."""
-        if self._dial is not None and self._ending:
+        if self._dial is not None and self._ending and self._request.peer_gave_up():
             self.table.count(self.state, "inbound_cancelled")
             self.abort(now)
             return False
@@ -128,14 +129,14 @@ class InboundUdp(OutboundUdp):
         now: float,
     ) -> None:
         self._request = request
-        self._frames = FramedUdp(request.stream, answered=True)
-        super().__init__(table, state, flow, self._frames, Via.INBOUND, slots, now)
+        self._datagrams = request.datagrams()
+        super().__init__(table, state, flow, self._datagrams, Via.INBOUND, slots, now)
 
     def serve(self, now: float) -> bool:
         """As `Flow.serve`."""
         if self.flow.error is FlowRefused:
             self.table.count(self.state, "inbound_udp_refused")
-            self._frames.send_notice(socks5.CONNECTION_REFUSED)
+            self._datagrams.send_notice(socks5.CONNECTION_REFUSED)
             self.flow.error = None
         return super().serve(now)
 
@@ -153,16 +154,25 @@ class Inbound:
         gateway: the gateway's addresses, packed, by IP version.
         contact: whether a device can be talked to.
         exposed: which device is meant.
+        names: answers questions about names at port 53 of the proxy's node.
     """
 
     def __init__(
-        self, *, table: FlowTable, slots: ReceiveSlots, gateway: dict[int, bytes], contact: Contact, exposed: Exposed
+        self,
+        *,
+        table: FlowTable,
+        slots: ReceiveSlots,
+        gateway: dict[int, bytes],
+        contact: Contact,
+        exposed: Exposed,
+        names: TailnetNames,
     ) -> None:
         self._table = table
         self._slots = slots
         self._gateway = gateway
         self._contact = contact
         self._exposed = exposed
+        self._names = names
 
     def set_exposures(self, exposures: Iterable[Exposure], now: float) -> None:
         """The exposures are these from now on; flows that they do not permit any more end."""
@@ -177,6 +187,8 @@ class Inbound:
     def opened(self, request: InboundRequest, now: float, closing: bool = False) -> None:
         """A flow came."""
         table, config = self._table, self._table.config
+        if not closing and self._asks_for_names(request) and self._names.opened(request):
+            return
         target = self._find(request)
         if not isinstance(target, Target):
             table.counters[target] += 1
@@ -219,6 +231,13 @@ class Inbound:
         except FlowError:
             table.count(state, "dial_failed")
             _refuse(request)
+
+    def _asks_for_names(self, request: InboundRequest) -> bool:
+        return (
+            request.destination_port == DNS_PORT
+            and request.node == PROXY_NODE
+            and self._exposed.routed(request.destination) is None
+        )
 
     def _find(self, request: InboundRequest) -> Target | str:
         return self._exposed.find(

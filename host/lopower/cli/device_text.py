@@ -43,7 +43,7 @@ def details(document: dict[str, Any]) -> str:
         ("device", document["name"] + ("" if document["enabled"] else " (disabled)")),
         ("public key", document["public_key"]),
         ("addresses", ", ".join(text for text in (document["ipv4"], document["ipv6"]) if text)),
-        *([("in the tailnet", f"{via['name']}, {via['address']}")] if (via := document.get("via")) else []),
+        *_in_the_tailnet(document),
         ("endpoint", document["endpoint"] or _last_seen(document) or "unknown"),
         ("handshake", output.ago(document["latest_handshake"])),
         ("traffic", traffic),
@@ -101,6 +101,12 @@ def log(entries: list[dict[str, Any]]) -> str:
         lines.append(f"{entry['time'] or 'clock not set'}  {first}")
         lines += [f"    {line}" for line in rest]
     return "\n".join(lines) or "the log is empty"
+
+
+def _in_the_tailnet(document: dict[str, Any]) -> list[tuple[str, str]]:
+    via, name = document["via"], document["tailnet_name"]
+    texts = [*([via["name"], via["address"]] if via else []), *([name] if name else [])]
+    return [("in the tailnet", ", ".join(texts))] if texts else []
 
 
 def _destination(refusal: dict[str, Any]) -> str:

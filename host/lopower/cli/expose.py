@@ -10,7 +10,8 @@ from lopower.cli.errors import OK, USAGE, CommandError
 from lopower.cli.login import qr_lines
 
 _USAGE = (
-    "lopower expose NAME [--port PORT[:PORT] [--udp] | --https | --node [--hostname NAME]] [--from WHO ...] [--off]"
+    "lopower expose NAME [--port PORT[:PORT] [--udp] | --https | --node [--hostname NAME] [--tag tag:TAG ...]] "
+    "[--from WHO ...] [--off]"
 )
 
 
@@ -18,7 +19,8 @@ def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> 
     """Define the command's options."""
     parser.description = (
         "Let the tailnet reach a device: all that arrives for the proxy's node, one port of it, or a node of the "
-        "device's own. Without NAME: list what is exposed."
+        "device's own. With --tailnet host: one port of this host's tailnet addresses. Without NAME: list what is "
+        "exposed."
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="the device")
     parser.add_argument("--port", metavar="PORT[:PORT]", help="one port of the node, to one of the device")
@@ -30,6 +32,13 @@ def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> 
     )
     parser.add_argument("--node", action="store_true", help="give the device a node of its own")
     parser.add_argument("--hostname", metavar="NAME", help="what its own node is called; default: as the device")
+    parser.add_argument(
+        "--tag",
+        dest="tags",
+        action="append",
+        metavar="tag:TAG",
+        help="what its own node asks for; may be repeated; default: the proxy's own tags",
+    )
     parser.add_argument(
         "--from",
         dest="sources",
@@ -66,8 +75,16 @@ def run(arguments: argparse.Namespace) -> int:
     body |= {"device": arguments.name, "from": arguments.sources or []}
     if arguments.hostname:
         body["hostname"] = arguments.hostname
+    if arguments.tags:
+        body["tags"] = arguments.tags
     document = client.request("POST", ["exposures"], body)
     output.show([document], arguments.json, False, _one)
+    if client.get("devices", arguments.name)["outdated"]:
+        # Devices take packets of the tailnet's only if its ranges are in their AllowedIPs.
+        output.note(
+            f"the configuration of {arguments.name} is outdated, and it may not answer to the tailnet: "
+            f"lopower device config {arguments.name}"
+        )
     return OK
 
 
@@ -76,7 +93,11 @@ def _check(arguments: argparse.Namespace) -> None:
         alone = not (arguments.port or arguments.node or arguments.https or arguments.off or arguments.sources)
     else:
         alone = [bool(arguments.port), arguments.node, arguments.https].count(True) < 2
-    if not alone or (arguments.udp and not arguments.port) or (arguments.hostname and not arguments.node):
+    if (
+        not alone
+        or (arguments.udp and not arguments.port)
+        or ((arguments.hostname or arguments.tags) and not arguments.node)
+    ):
         raise CommandError("these do not go together", _USAGE, USAGE)
 
 
@@ -90,7 +111,10 @@ def _ports(text: str) -> tuple[int, int]:
 
 def _one(document: dict[str, Any]) -> str:
     node = document["node"]
-    lines = [f"{_where(document)} reaches {_what(document)}{_from(document)}"]
+    if document["kind"] == "node":
+        lines = [f"{document['device']} has a node of its own, {_where(document)}{_from(document)}"]
+    else:
+        lines = [f"{_where(document)} reaches {_what(document)}{_from(document)}"]
     if document["kind"] == "https" and node["connected"] and not node["certificates"]:
         lines.append("the tailnet gives no certificates yet: enable HTTPS at https://login.tailscale.com/admin/dns")
     if not node["connected"]:
@@ -112,10 +136,16 @@ def _list(document: dict[str, Any]) -> str:
 
 def _where(document: dict[str, Any]) -> str:
     node = document.get("node") or {}
-    name = node.get("dns_name") or document.get("hostname") or "the proxy's node"
+    name = node.get("dns_name") or document.get("hostname") or _host(node) or "the proxy's node"
     if document["kind"] == "https":
         return f"https://{name}/"
     return f"{name}, {document['protocol']} port {document['port']}" if document["kind"] == "port" else str(name)
+
+
+def _host(node: dict[str, Any]) -> str:
+    if node.get("driver") != "host":
+        return ""
+    return f"this host ({', '.join(node['addresses'])})" if node["addresses"] else "this host"
 
 
 def _what(document: dict[str, Any]) -> str:

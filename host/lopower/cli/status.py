@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from lopower.cli import options, output
+from lopower.cli.advertise import approval
 from lopower.cli.errors import OK
 from lopower.cli.login import qr_lines
 
@@ -20,6 +21,30 @@ def run(arguments: argparse.Namespace) -> int:
     """Show it."""
     output.show(options.documents(arguments, "status"), arguments.json, arguments.watch is not None, _text)
     return OK
+
+
+def _advertised(document: dict[str, Any]) -> list[tuple[str, str]]:
+    entries = [f"{entry['route']} ({approval(entry)})" for entry in document["routes"]]
+    if document["zone"]:
+        entries.append(f"names under {document['zone']}")
+    if not entries:
+        return []
+    return [("advertised", ", ".join(entries)), *([("", document["advice"])] if document["advice"] else [])]
+
+
+def _own_nodes(document: dict[str, Any]) -> str:
+    """How many devices have one, and what that costs: all nodes live in one process, the proxy's among them."""
+    count = len(document["devices"])
+    text = f"{count} of at most {document['limit']}"
+    if count:
+        text += f": {', '.join(document['devices'])}"
+    if document["waiting"]:
+        text += f"; not in yet: {', '.join(document['waiting'])} (lopower expose)"
+    if document["memory_bytes"] is not None:
+        each = document["memory_bytes_per_node"]
+        text += f"; memory {output.size(document['memory_bytes'])}"
+        text += f", {output.size(each)} a node with the proxy's" if each is not None and count else ""
+    return text
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -45,6 +70,9 @@ def _text(document: dict[str, Any]) -> str:
             items.append(("", tailnet["advice"]))
         if tailnet.get("login_url"):
             items += [("", line) for line in qr_lines(tailnet["login_url"])]
+    items += _advertised(document["advertised"])
+    if (nodes := document["own_nodes"]) is not None:
+        items.append(("own nodes", _own_nodes(nodes)))
     if data_plane.get("ping_advice"):
         items.append(("ping", data_plane["ping_advice"]))
     dropped = [f"{name} {count}" for name, count in document["counters"].items() if count]

@@ -39,7 +39,7 @@ from lopower.daemon.requests import (
 )
 from lopower.daemon.settings import SettingsError
 from lopower.devices import errors
-from lopower.devices.advertising import Advertisement
+from lopower.devices.advertising import Advertisement, Zone
 from lopower.devices.csv_import import MAX_BYTES, parse_csv
 from lopower.devices.keys import parse_key
 from lopower.devices.policy import parse_rules
@@ -275,9 +275,14 @@ class ControlServer:
     async def _login(self, request: web.Request) -> web.StreamResponse:
         fields = Fields(await _body(request), "the request")
         auth_key: str = fields.take("auth_key", str, "")
+        device: str | None = fields.take("device", str)
         fields.end()
-        document = await self._operations.login(auth_key)
-        _log_change(request, f"logs in to the tailnet {'with a key' if auth_key else 'by URL'}")
+        whose = "" if device is None else f" of {device}"
+        if device is None:
+            document = await self._operations.login(auth_key)
+        else:
+            document = await self._operations.exposing.login(device, auth_key)
+        _log_change(request, f"logs the node{whose} in to the tailnet {'with a key' if auth_key else 'by URL'}")
         return web.json_response(document)
 
     async def _logout(self, request: web.Request) -> web.StreamResponse:
@@ -289,14 +294,20 @@ class ControlServer:
         fields = Fields(await _body(request), "the request")
         site: int | None = fields.take("site", int)
         shared: bool = fields.take("shared", bool, False)
+        domain: str | None = fields.take("zone", str)
         fields.end()
-        document = await self._operations.advertising.advertise(Advertisement(site), shared=shared)
-        _log_change(request, f"advertises {', '.join(entry['route'] for entry in document['routes'])}")
+        zone = None if domain is None else Zone.parse(domain)
+        document = await self._operations.advertising.advertise(Advertisement(site), shared=shared, zone=zone)
+        names = f", and names under {zone}" if zone is not None else ""
+        _log_change(request, f"advertises {', '.join(entry['route'] for entry in document['routes'])}{names}")
         return web.json_response(document)
 
     async def _withdraw(self, request: web.Request) -> web.StreamResponse:
-        document = await self._operations.advertising.withdraw()
-        _log_change(request, "advertises nothing any more")
+        part = request.query.get("part")
+        if set(request.query) - {"part"} or part not in (None, "zone"):
+            raise RequestError("the only query parameter is part=zone: the routes stay")
+        document = await self._operations.advertising.withdraw(names_only=part == "zone")
+        _log_change(request, "advertises no names any more" if part else "advertises nothing any more")
         return web.json_response(document)
 
     async def _expose(self, request: web.Request) -> web.StreamResponse:

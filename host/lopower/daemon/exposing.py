@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from lopower.bridge.exposed import node_of
+from lopower.bridge.tailnet_names import DNS_PORT
 from lopower.daemon.errors import OperationError
 from lopower.devices.errors import NotExposed
 from lopower.devices.exposures import Exposure
+from lopower.tailnet.tsnet_control import SidecarError
 
 if TYPE_CHECKING:
     from lopower.daemon.operations import Runtime
     from lopower.daemon.settings import Settings
     from lopower.devices.registry import Registry
+    from lopower.tailnet.host_inbound import HostListeners
     from lopower.tailnet.tsnet import TsnetDriver
+
+# A URL, or the end of a login by key, comes within a second or two where the control server is well.
+LOGIN_SECONDS: Final = 15.0
 
 
 class Exposing:
@@ -54,14 +60,16 @@ class Exposing:
             exposure: what; without a host's name of its own node, that is the device's.
 
         Raises:
-            OperationError: the proxy has no node, or as many as are permitted.
+            OperationError: the proxy has no node, or as many as are permitted; or the port is taken by names.
             RegistryError: the device is not there, or another is exposed at that place.
         """
         driver = self._runtime.tailnet_node()
         if driver is None:
+            _check_for_host(exposure)
+        elif exposure.kind == "port" and exposure.port == DNS_PORT and self._registry.zone is not None:
             raise OperationError(
-                "devices are exposed by a node of the proxy's own, and the tailnet is reached through this host's",
-                "start the daemon with --tailnet tsnet",
+                f"port {DNS_PORT} of the proxy's node answers for names under {self._registry.zone}",
+                "another port, or lopower advertise --dns --off",
             )
         async with self._change:
             device = self._registry.get(name)
@@ -72,12 +80,15 @@ class Exposing:
                 port=exposure.port,
                 target_port=exposure.target_port,
                 hostname=(exposure.hostname or device.name) if exposure.kind == "node" else "",
+                tags=exposure.tags,
                 sources=exposure.sources,
             )
             if wanted.kind == "node":
                 self._check_nodes(wanted)
             await asyncio.to_thread(self._registry.expose, wanted)
             self._runtime.exposures_changed(self._registry.exposures())
+        if wanted.kind == "node" and driver is not None:
+            await driver.settled(node_of(wanted.device_id), LOGIN_SECONDS)
         return self._document(wanted, device.name, driver)
 
     async def unexpose(self, name: str, place: str | None) -> list[dict[str, Any]]:
@@ -99,6 +110,42 @@ class Exposing:
             self._runtime.exposures_changed(self._registry.exposures())
         return [self._document(entry, device.name, None) for entry in mine]
 
+    def own_nodes(self) -> dict[str, Any] | None:
+        """The devices' own nodes, how many there may be, and what all nodes take; None: there can be none."""
+        driver = self._runtime.tailnet_node()
+        if driver is None:
+            return None
+        entries = [entry for entry in self.exposures() if entry["kind"] == "node"]
+        running = len(driver.nodes)
+        memory = driver.memory_bytes
+        return {
+            "devices": [entry["device"] for entry in entries],
+            "waiting": [entry["device"] for entry in entries if not entry["node"]["connected"]],
+            "limit": self._settings().max_nodes,
+            "memory_bytes": memory,
+            "memory_bytes_per_node": None if memory is None or not running else memory // running,
+        }
+
+    async def login(self, name: str, auth_key: str) -> dict[str, Any]:
+        """Log a device's own node in, with a key, or by the URL that is in the answer.
+
+        Raises:
+            OperationError: it has none, or it cannot be asked.
+            RegistryError: the device is not there.
+        """
+        device = self._registry.get(name)
+        driver = self._runtime.tailnet_node()
+        exposure = next((e for e in self._registry.exposures() if e.place == f"node:{device.id}"), None)
+        if driver is None or exposure is None:
+            raise OperationError(f"{device.name} has no node of its own", f"lopower expose {device.name} --node")
+        node = node_of(device.id)
+        try:
+            await driver.login(auth_key, node)
+        except SidecarError as error:
+            raise OperationError(f"cannot log in: {error}", "lopower status") from None
+        await driver.settled(node, LOGIN_SECONDS)
+        return self._document(exposure, device.name, driver)
+
     def _check_nodes(self, wanted: Exposure) -> None:
         nodes = [entry for entry in self._registry.exposures() if entry.kind == "node"]
         limit = self._settings().max_nodes
@@ -118,8 +165,51 @@ class Exposing:
         if exposure.kind in ("port", "https"):
             document |= {"protocol": exposure.transport, "port": exposure.port, "target_port": exposure.target_port}
         if exposure.kind == "node":
-            document["hostname"] = exposure.hostname
+            document |= {"hostname": exposure.hostname, "tags": list(exposure.tags)}
         if driver is not None:
             own = exposure.kind == "node"
             document["node"] = driver.node_document(node_of(exposure.device_id) if own else None)
+        elif (listeners := self._runtime.host_listeners()) is not None and exposure.kind == "port":
+            document["node"] = _host_document(listeners, exposure)
         return document
+
+
+def _check_for_host(exposure: Exposure) -> None:
+    """What the host's own membership of a tailnet does not permit.
+
+    Raises:
+        OperationError: it needs a node of the proxy's own.
+    """
+    if exposure.kind != "port":
+        raise OperationError(
+            "this needs a node of the proxy's own, and the tailnet is reached through this host's membership",
+            "start the daemon with --tailnet tsnet; or expose single ports: --port 8080:80",
+        )
+    named = [str(source) for source in exposure.sources if source.network is None]
+    if named:
+        raise OperationError(
+            f"who {named[0]} is only a node of the proxy's own is told, and the tailnet is reached through this host's",
+            "start the daemon with --tailnet tsnet; or name networks: --from 100.64.0.7/32",
+        )
+
+
+def _host_document(listeners: HostListeners, exposure: Exposure) -> dict[str, Any]:
+    """A port of the host's tailnet addresses, as `TsnetDriver.node_document` tells of a node."""
+    found = listeners.state((exposure.transport, exposure.port))
+    if found.failures:
+        state = "failed"
+        detail = "; ".join(f"{address}: {text}" for address, text in found.failures)
+    elif found.addresses:
+        state, detail = "listening", "this host listens on its tailnet addresses"
+    else:
+        state, detail = "no-tailnet", "waits for this host to be in a tailnet"
+    return {
+        "driver": "host",
+        "connected": state == "listening",
+        "state": state,
+        "detail": detail,
+        "login_url": None,
+        "dns_name": "",
+        "certificates": False,
+        "addresses": [str(address) for address in found.addresses],
+    }

@@ -24,8 +24,8 @@ from lopower.daemon.operations import Operations
 from lopower.daemon.runtime import ProxyRuntime
 from lopower.daemon.settings import Settings, SettingsError
 from lopower.daemon.state_lock import StateLock, StateLockedError
-from lopower.daemon.tailnet import SidecarMissingError
-from lopower.devices.errors import RegistryError
+from lopower.daemon.tailnet import SidecarMissingError, ways_to_a_tailnet
+from lopower.devices.errors import ConfigurationUnavailable, RegistryError
 from lopower.devices.keys import load_or_create_server_key, public_key_of
 from lopower.devices.registry import Registry
 
@@ -93,7 +93,9 @@ class Daemon:
             cleanup.callback(registry.close)
             registry.set_ranges(settings.ipv4_range, settings.ipv6)
             loop = asyncio.get_running_loop()
-            runtime = ProxyRuntime(settings, registry, private_key, loop, on_reload=self._configure_log)
+            runtime = ProxyRuntime(
+                settings, registry, private_key, loop, on_reload=self._configure_log, on_login=_show_login
+            )
             self._open_socket(runtime)
             cleanup.callback(runtime.path.stop)
             _raise_descriptor_limit()
@@ -185,7 +187,10 @@ class Daemon:
             log.warning("%s", warning)
         tailnet = runtime.driver.status()
         if tailnet["driver"] == "host" and not tailnet["connected"]:
-            log.info("%s; %s", tailnet["detail"], tailnet["advice"])
+            if self._under_manager:
+                log.info("%s; %s", tailnet["detail"], tailnet["advice"])
+            else:
+                print(f"\n{ways_to_a_tailnet()}", flush=True)
         self._notifier.ready(status)
 
     async def _watch(self) -> None:
@@ -194,6 +199,15 @@ class Daemon:
             while True:
                 self._notifier.alive()
                 await asyncio.sleep(interval / 2)
+
+
+def _show_login(url: str) -> None:
+    """The log has the URL; a terminal shows its QR code, too, for whoever has a phone at hand."""
+    if sys.stdout.isatty():
+        from lopower.devices import qr_codes
+
+        with contextlib.suppress(ConfigurationUnavailable):  # what a control server sends may be of any length
+            print(f"Log in to the tailnet at {url}\n\n{qr_codes.terminal(url)}", flush=True)
 
 
 def _raise_descriptor_limit() -> None:

@@ -25,7 +25,7 @@ from lopower.daemon.advertising import Advertising
 from lopower.daemon.diagnosis import Diagnosis, diagnose
 from lopower.daemon.endpoints import Endpoints, NoEndpointError, find
 from lopower.daemon.errors import OperationError
-from lopower.daemon.exposing import Exposing
+from lopower.daemon.exposing import LOGIN_SECONDS, Exposing
 from lopower.daemon.requests import OutputFormat
 from lopower.daemon.settings import Settings, changes
 from lopower.daemon.statistics import DeviceStatistics, EchoResult, InterfaceStatistics
@@ -40,9 +40,11 @@ from lopower.devices.keys import format_key
 from lopower.devices.policy import Rule
 from lopower.devices.registry import Registry
 from lopower.tailnet.driver import TAILNET_IPV4, TAILNET_IPV6, DialError, DialRefused
+from lopower.tailnet.host_inbound import HostListeners
 from lopower.tailnet.routes import HostSnapshot, IPNetwork, interface_addresses, take_snapshot
 from lopower.tailnet.tsnet import TsnetDriver
 from lopower.tailnet.tsnet_control import SidecarError
+from lopower.tailnet.tsnet_inbound import PROXY_NODE
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +53,6 @@ T = TypeVar("T")
 # A request ends some time: a client that wants more asks again.
 MAX_ECHOES: Final = 100
 MAX_ECHO_SECONDS: Final = 60.0
-# A URL, or the end of a login by key, comes within a second or two where the control server is well.
-LOGIN_SECONDS: Final = 15.0
-LOGIN_POLL_SECONDS: Final = 0.1
 
 
 class Runtime(Protocol):
@@ -94,6 +93,9 @@ class Runtime(Protocol):
 
     async def call(self, device: Device, port: int) -> socket.socket:
         """A connection to a device's TCP port, from the gateway's address; raises DialError."""
+
+    def host_listeners(self) -> HostListeners | None:
+        """The ports of the host's tailnet addresses; None with a node of the proxy's own."""
 
     async def ping(self, device: Device, count: int, interval: float, timeout: float) -> list[EchoResult]:
         """Echo requests to a device, one after the other; times in seconds."""
@@ -162,6 +164,8 @@ class Operations:
             "port": interface.port,
             "devices": {"total": len(self._registry.devices()), "outdated": outdated, **states},
             "served": self.served(),
+            "advertised": self.advertising.document(),
+            "own_nodes": self.exposing.own_nodes(),
             "counters": dict(sorted(interface.counters.items())),
             "warnings": self._warnings(),
             "data_plane": self._runtime.status(),
@@ -210,7 +214,11 @@ class Operations:
         device = self._registry.get(name)
         interface = self._runtime.interface_statistics()
         details = documents.device_details(*self._judge(device, interface, self._server_facts_or_none()))
-        return {**details, "via": self.advertising.of_device(device)}
+        return {
+            **details,
+            "via": self.advertising.of_device(device),
+            "tailnet_name": self.advertising.name_of(device),
+        }
 
     def served(self) -> list[dict[str, Any]]:
         """What the gateway offers."""
@@ -338,12 +346,7 @@ class Operations:
             await driver.login(auth_key)
         except SidecarError as error:
             raise OperationError(f"cannot log in: {error}", "lopower status") from None
-        deadline = asyncio.get_running_loop().time() + LOGIN_SECONDS
-        while asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(LOGIN_POLL_SECONDS)
-            node = driver.proxy
-            if node is not None and (node.running or node.login_url or node.error or node.state == "needs-approval"):
-                break
+        await driver.settled(PROXY_NODE, LOGIN_SECONDS)
         return driver.status()
 
     async def logout(self) -> dict[str, Any]:

@@ -139,11 +139,14 @@ def parse_exposure(body: object) -> tuple[str, Exposure]:
     port: int = fields.take("port", int, 0)
     target_port: int = fields.take("target_port", int, _HTTP_PORT if kind == "https" else port)
     hostname: str = fields.take("hostname", str, "")
+    tags: list[str] = fields.take("tags", list, [])
     sources: list[str] = fields.take("from", list, [])
     fields.end()
     known: Kind | None = next((word for word in get_args(Kind) if word == kind), None)
     if known is None:
         raise RequestError(f"there is no kind {kind!r}; there are: {', '.join(get_args(Kind))}")
+    if (tags or hostname) and known != "node":
+        raise RequestError("a host's name and tags go with the kind 'node', and with no other")
     if (port != 0) != (known == "port"):
         raise RequestError("a port goes with the kind 'port', and with no other")
     return name, Exposure(
@@ -153,6 +156,7 @@ def parse_exposure(body: object) -> tuple[str, Exposure]:
         port=_HTTPS_PORT if known == "https" else port,
         target_port=target_port,
         hostname=hostname.lower(),
+        tags=tuple(dict.fromkeys(tags)),
         sources=parse_sources(sources),
     )
 

@@ -12,21 +12,20 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
 from lopower.bridge.bridge import Bridge
 from lopower.bridge.device_state import DeviceState
-from lopower.bridge.exposed import node_of
 from lopower.bridge.poller import Poller
 from lopower.daemon.datapath import DataPath
 from lopower.daemon.setting_values import HostPort
 from lopower.daemon.settings import Settings
 from lopower.daemon.statistics import DeviceStatistics, EchoResult, InterfaceStatistics
 from lopower.daemon.tai64n import TimestampSource
-from lopower.daemon.tailnet import make_driver, networks, node_config, with_tailnet
+from lopower.daemon.tailnet import with_tailnet
+from lopower.daemon.tailnet_side import TailnetSide
 from lopower.daemon.udp_socket import SocketFeatures
 from lopower.daemon.write_behind import WriteBehind
 from lopower.devices.device import Device, ServedPort
@@ -39,11 +38,9 @@ from lopower.netstack.config import StackConfig
 from lopower.netstack.stack import Stack
 from lopower.tailnet.driver import DialUnreachable
 from lopower.tailnet.host import HostDialer
+from lopower.tailnet.host_inbound import HostListeners
 from lopower.tailnet.routes import HostNetwork, HostSnapshot, IPNetwork
 from lopower.tailnet.tsnet import TsnetDriver
-from lopower.tailnet.tsnet_control import NodeConfig
-from lopower.tailnet.tsnet_echo import InboundEcho, Verdict
-from lopower.tailnet.tsnet_inbound import InboundRequest
 from lopower.wire.datagrams import Endpoint
 from lopower.wireguard.config import InterfaceConfig
 from lopower.wireguard.events import EndpointChanged, Event, TimestampsAccepted
@@ -62,8 +59,6 @@ STAMP_RENEWAL_INTERVAL: Final = 60.0
 # nor their network are flooded.
 CALLS_PER_ROUND: Final = 50
 CALL_INTERVAL: Final = 0.1
-# A device answers an echo request of the tailnet's within this time, in seconds, or the peer gets no answer.
-INBOUND_ECHO_SECONDS: Final = 5.0
 
 
 class ProxyRuntime:
@@ -71,6 +66,7 @@ class ProxyRuntime:
 
     Attributes:
         path: the turn of the loop.
+        tailnet: its other side; `driver` is the tailnet's.
         interface, stack, bridge: the layers.
         network: the host's addresses and routes.
         port: the UDP port in use.
@@ -85,6 +81,7 @@ class ProxyRuntime:
         *,
         clock: Callable[[], float] = time.monotonic,
         on_reload: Callable[[Settings], None] = lambda settings: None,
+        on_login: Callable[[str], None] = lambda url: None,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -98,9 +95,17 @@ class ProxyRuntime:
         self._moved: dict[bytes, tuple[str, int]] = {}
         self._stamps = WriteBehind(loop, "handshake time stamps", registry.store_timestamps, clock)
         self.network = HostNetwork()
-        self.driver = make_driver(
-            settings, self.network, self._tailnet_changed, self._inbound_opened, self._inbound_echo
+        self.tailnet = TailnetSide(
+            settings,
+            registry,
+            self.network,
+            loop,
+            clock=clock,
+            contact=_contact,
+            changed=self._tailnet_changed,
+            on_login=on_login,
         )
+        self.driver = self.tailnet.driver
         self._dns_settings: DnsConfig | None = None
         self._endpoints = WriteBehind(loop, "device endpoints", registry.store_endpoints, clock)
         self._firmware = WriteBehind(loop, "what devices run", registry.store_firmware, clock)
@@ -167,14 +172,10 @@ class ProxyRuntime:
         self.network.watch(loop)
         self.bridge.host_changed(self.network.snapshot)
         self.bridge.set_served(registry.served_ports(), clock())
-        self.bridge.set_exposures(registry.exposures(), clock())
         for device in registry.devices():
             self._add_peer(device)
         self.path.start(self.interface, self.stack, self)
-        if isinstance(self.driver, TsnetDriver):
-            self.driver.set_nodes(self._own_nodes(registry.exposures()))
-            self.advertisement_changed()
-            self.driver.start()
+        self.tailnet.start(self.bridge)
         self._run(self._call_devices())
         self._run(self._housekeeping())
 
@@ -185,7 +186,7 @@ class ProxyRuntime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.bridge.close(timeout)
         self._dns_settings = None
-        await self.driver.close()
+        await self.tailnet.close()
         await self.dns.close()
         self.network.close()
         self.poller.close()
@@ -238,13 +239,13 @@ class ProxyRuntime:
     def device_added(self, device: Device) -> None:
         """A device is in the registry from now on."""
         self._add_peer(device)
-        self._addresses_changed()
+        self.tailnet.devices_changed()
         self.path.wake()
 
     def device_removed(self, device: Device) -> None:
         """A device is in the registry no more."""
         self._remove_peer(device.id)
-        self._addresses_changed()
+        self.tailnet.devices_changed()
 
     def device_changed(self, device: Device, previous: Device) -> None:
         """A device is a different one now, live; its flows end only where the change forbids them."""
@@ -255,7 +256,7 @@ class ProxyRuntime:
         if peer is None or not same_tunnel:
             self._remove_peer(device.id)
             self._add_peer(device)
-            self._addresses_changed()
+            self.tailnet.devices_changed()
             self.path.wake()
             return
         peer.set_preshared_key(device.preshared_key)
@@ -272,18 +273,11 @@ class ProxyRuntime:
 
     def exposures_changed(self, exposures: Iterable[Exposure]) -> None:
         """The tailnet reaches these from now on."""
-        entries = list(exposures)
-        self.bridge.set_exposures(entries, self._clock())
-        if isinstance(self.driver, TsnetDriver):
-            self.driver.set_nodes(self._own_nodes(entries))
+        self.tailnet.exposures_changed(exposures)
 
     def advertisement_changed(self) -> None:
         """The tailnet is told of the devices' ranges, and of who is there, as the registry says."""
-        if isinstance(self.driver, TsnetDriver):
-            advertisement, registry = self._registry.advertisement, self._registry
-            routes = () if advertisement is None else advertisement.routes(registry.ranges)
-            destinations = () if advertisement is None else advertisement.destinations(registry.devices())
-            self._run(self.driver.configure(advertise_routes=routes, inbound_destinations=destinations))
+        self.tailnet.advertisement_changed()
 
     def reload(self, settings: Settings) -> None:
         """Put into force what of `settings` can be changed without a restart."""
@@ -292,17 +286,7 @@ class ProxyRuntime:
         self.bridge.set_dialer(HostDialer(sources=settings.source_address))
         self._dns_settings = self._dns_config(settings)
         self.dns.reload(self._dns_settings)
-        if isinstance(self.driver, TsnetDriver):
-            self.driver.set_nodes(self._own_nodes(self._registry.exposures()))
-            config = node_config(settings)
-            self._run(
-                self.driver.configure(
-                    hostname=config.hostname,
-                    advertise_tags=config.advertise_tags,
-                    accept_routes=config.accept_routes,
-                    exit_node=config.exit_node,
-                )
-            )
+        self.tailnet.reload(settings)
         self._on_reload(settings)
 
     def device_statistics(self, device: Device) -> DeviceStatistics:
@@ -368,11 +352,15 @@ class ProxyRuntime:
 
     def tailnet_networks(self) -> tuple[IPNetwork, ...] | None:
         """What devices can reach through the proxy's own node; None without one."""
-        return networks(self.driver.proxy) if isinstance(self.driver, TsnetDriver) else None
+        return self.tailnet.networks()
 
     def tailnet_node(self) -> TsnetDriver | None:
         """The driver that has nodes of its own, if that is in use."""
-        return self.driver if isinstance(self.driver, TsnetDriver) else None
+        return self.tailnet.node
+
+    def host_listeners(self) -> HostListeners | None:
+        """The ports of the host's tailnet addresses; None with a node of the proxy's own."""
+        return self.tailnet.listeners
 
     async def call(self, device: Device, port: int) -> socket.socket:
         """A connection to a device's TCP port, from the gateway's address.
@@ -441,10 +429,6 @@ class ProxyRuntime:
         self.interface.remove_peer(peer.public_key)
         self.path.wake()
 
-    def _addresses_changed(self) -> None:
-        if self._registry.advertisement is not None:
-            self.advertisement_changed()
-
     # Background work.
 
     async def _call_devices(self) -> None:
@@ -486,30 +470,6 @@ class ProxyRuntime:
             # Devices go on accepting our stamps as long as the clock does not go back over a crash in this time.
             log.warning("our own handshake time stamps could not be reserved: %s", error)
 
-    def _own_nodes(self, exposures: Iterable[Exposure]) -> dict[str, NodeConfig]:
-        """What the devices' own nodes are to be: as the proxy's, with a name of their own."""
-        common = node_config(self._settings)
-        return {
-            node_of(entry.device_id): replace(common, hostname=entry.hostname, exit_node="")
-            for entry in exposures
-            if entry.kind == "node"
-        }
-
-    async def _inbound_echo(self, echo: InboundEcho) -> Verdict:
-        target = self.bridge.device_behind(echo.destination)
-        if target is None:
-            return "unreachable"
-        peer, address = target
-        contact = _contact(peer, self._clock())
-        if contact is False:
-            return "unreachable"
-        source = next(own for own in self._registry.ranges.gateways if own.version == address.version)
-        try:
-            answered = await self.bridge.pings.ping(peer, source.packed, address.packed, INBOUND_ECHO_SECONDS)
-        except RuntimeError:
-            return "silence"
-        return "answered" if answered is not None else "unreachable" if contact is None else "silence"
-
     def _announced(self, peer: Peer, firmware: Firmware) -> None:
         """A board has started, and says what it runs."""
         state: DeviceState = peer.context
@@ -518,9 +478,6 @@ class ProxyRuntime:
         if firmware.gave_up is not None:
             log.warning("%s gave an update up and runs what it ran before: %s", name, firmware.reason)
         self._firmware.put([(peer.public_key, firmware)])
-
-    def _inbound_opened(self, request: InboundRequest) -> None:
-        self.bridge.inbound_opened(request)
 
     def _tailnet_changed(self) -> None:
         """What the tailnet says changed: names, routes, or whether we are in it."""
@@ -534,6 +491,7 @@ class ProxyRuntime:
 
     def _host_changed(self, snapshot: HostSnapshot) -> None:
         self.bridge.host_changed(snapshot)
+        self.tailnet.host_changed(snapshot)
 
     def _dns_config(self, settings: Settings) -> DnsConfig:
         ranges = self._registry.ranges
@@ -547,7 +505,7 @@ class ProxyRuntime:
             search_domains=settings.search_domain,
             ipv4=not settings.no_ipv4,
         )
-        return with_tailnet(config, self.driver.proxy) if isinstance(self.driver, TsnetDriver) else config
+        return config if self.tailnet.node is None else with_tailnet(config, self.tailnet.node.proxy)
 
 
 def _age(at: float | None, now: float) -> float | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from lopower.daemon.settings import Settings
 from lopower.dns.config import DnsConfig, ServerAddress, parse_server
-from lopower.tailnet import tsnet
+from lopower.tailnet import tsnet_places
 from lopower.tailnet.driver import TAILNET_IPV4, TAILNET_IPV6
 from lopower.tailnet.host import HostDriver
 from lopower.tailnet.routes import HostNetwork, IPNetwork
@@ -68,16 +68,27 @@ def make_driver(
     return TsnetDriver(config, changed=changed, inbound=inbound, echo=echo)
 
 
+def ways_to_a_tailnet() -> str:
+    """What to do for devices to reach a tailnet, on a host that is in none."""
+    missing = "" if sidecar_program() is not None else f"\nFor the first of them {SIDECAR_MISSING}."
+    return (
+        "This host is in no tailnet. Everything else works; there are two ways to one:\n"
+        "  lopower up --tailnet tsnet  lopower joins by itself, as a node of its own; this host stays outside\n"
+        "  tailscale up                this host joins (https://tailscale.com/download), and its devices with it; no\n"
+        f"                              restart is needed{missing}"
+    )
+
+
 def uses_tsnet(settings: Settings) -> bool:
     """Whether the settings, or what was in use with this state directory, ask for a node of the proxy's own."""
     if settings.tailnet is None:
-        return tsnet.has_identity(settings.state_dir / NODES_DIRECTORY)
+        return tsnet_places.has_identity(settings.state_dir / NODES_DIRECTORY)
     return settings.tailnet == "tsnet"
 
 
 def sidecar_program() -> Path | None:
     """Where the sidecar is: beside this interpreter, in the package, or where the system looks for programs."""
-    return tsnet.find_program([Path(sys.executable).parent, Path(__file__).parents[1] / "bin"])
+    return tsnet_places.find_program([Path(sys.executable).parent, Path(__file__).parents[1] / "bin"])
 
 
 def node_config(settings: Settings) -> NodeConfig:
@@ -92,9 +103,8 @@ def node_config(settings: Settings) -> NodeConfig:
     )
 
 
-def networks(node: NodeStatus | None) -> tuple[IPNetwork, ...]:
-    """What devices can reach through the node, for their AllowedIPs: as long as it is not known, the tailnet alone."""
-    accepted = () if node is None else node.routes_accepted
+def networks(accepted: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    """What devices can reach through a node that has accepted these routes, for their AllowedIPs."""
     return (TAILNET_IPV4, TAILNET_IPV6, *(route for route in accepted if route.prefixlen))
 
 

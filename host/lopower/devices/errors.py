@@ -84,6 +84,10 @@ class InvalidAdvertisement(RegistryError):
     """Routes that cannot be advertised as it was asked for."""
 
 
+class InvalidZone(RegistryError):
+    """A domain under which devices' names cannot be found."""
+
+
 class InvalidCsv(RegistryError):
     """A list of devices that cannot be read; the text names the line."""
 

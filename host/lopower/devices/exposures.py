@@ -21,6 +21,8 @@ Transport = Literal["tcp", "udp"]
 
 # Each is compared with every flow that comes.
 MAX_SOURCES: Final = 64
+# Sent to the control server as one list.
+MAX_TAGS: Final = 16
 _TAG: Final = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]*")
 _USER: Final = re.compile(r"[^@\s,]{1,256}@[^@\s,]{0,255}")
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -82,6 +84,7 @@ class Exposure:
             `node`: all that arrives for a node of the device's own; `https`: port 443 of the proxy's, which ends TLS.
         transport, port, target_port: of `port` and `https`: the node's and the device's.
         hostname: of `node`: what that is called in the tailnet.
+        tags: of `node`: what it asks for; none: the proxy's own.
         sources: who may connect; empty: whoever the tailnet lets through.
     """
 
@@ -91,6 +94,7 @@ class Exposure:
     port: int = 0
     target_port: int = 0
     hostname: str = ""
+    tags: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
 
     @property
@@ -104,15 +108,24 @@ class Exposure:
         """Itself.
 
         Raises:
-            InvalidExposure: a port, name or the number of sources is out of range.
+            InvalidExposure: a port, name or tag cannot be, or there are too many sources or tags.
         """
         if self.kind in ("port", "https") and not (0 < self.port < 65_536 and 0 < self.target_port < 65_536):
             raise InvalidExposure("ports are 1 to 65535")
         if self.kind == "node" and not _LABEL.fullmatch(self.hostname):
             raise InvalidExposure(f"{self.hostname!r} is not a host's name: letters, digits and hyphens, at most 63")
+        odd = [tag for tag in self.tags if not _TAG.fullmatch(tag)]
+        if odd:
+            raise InvalidExposure(f"{odd[0]!r} is not a tag; tags are written tag:camera")
+        if len(self.tags) > MAX_TAGS:
+            raise InvalidExposure(f"a node asks for at most {MAX_TAGS} tags, not {len(self.tags)}")
         if len(self.sources) > MAX_SOURCES:
             raise InvalidExposure(f"an exposure names at most {MAX_SOURCES} sources, not {len(self.sources)}")
         return self
+
+    def leads_to(self, transport: Transport, port: int) -> bool:
+        """Whether it is about this port of the device."""
+        return self.kind in ("all", "node") or (self.transport, self.target_port) == (transport, port)
 
     def permits(self, address: IPAddress, user: str, tags: Sequence[str]) -> bool:
         """Whether a node with this address, user and tags may connect."""

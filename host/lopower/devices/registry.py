@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sqlalchemy import Connection, bindparam, delete, insert, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Engine
 
 from lopower.devices import rows, schema
@@ -27,10 +25,9 @@ from lopower.devices.addresses import (
     draw_ipv6,
     holds,
 )
-from lopower.devices.advertising import Advertisement
 from lopower.devices.allocation import Allocation
 from lopower.devices.database import open_database, transaction
-from lopower.devices.device import Device, NewDevice, ServedPort
+from lopower.devices.device import Device, NewDevice
 from lopower.devices.errors import (
     DeviceNotFound,
     DevicesStranded,
@@ -40,14 +37,11 @@ from lopower.devices.errors import (
     InvalidRule,
     KeyTaken,
     NameTaken,
-    NotExposed,
-    PlaceTaken,
-    PortNotServed,
 )
-from lopower.devices.exposures import Exposure
 from lopower.devices.firmware import Firmware
 from lopower.devices.keys import KEY_LENGTH
 from lopower.devices.names import parse_name
+from lopower.devices.offers import Offers
 from lopower.devices.policy import MAX_RULES_PER_DEVICE, Rule
 
 MIN_MTU: Final = 1280  # every device has IPv6: RFC 8200 section 5
@@ -56,7 +50,7 @@ MAX_KEEPALIVE: Final = 65535
 _TIMESTAMP_LENGTH: Final = 12
 
 
-class Registry:
+class Registry(Offers):
     """All devices. Safe to use from several threads; readers never wait for a writer's disk.
 
     Every error raised here is a `RegistryError`. A change that raises has changed nothing.
@@ -72,18 +66,15 @@ class Registry:
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         """See `open`."""
+        super().__init__()
         self.path = path
         self._engine = engine
         self._server_public_key = server_public_key
         self._clock = clock
         self._entropy = entropy
-        self._lock = threading.RLock()  # held by writers, during their transactions
         # Replaced or changed one entry at a time, after the commit; readers take what is there.
         self._by_name: dict[str, Device] = {}
         self._by_key: dict[bytes, Device] = {}
-        self._served: dict[tuple[str, int], ServedPort] = {}
-        self._exposures: dict[str, Exposure] = {}
-        self._advertisement: Advertisement | None = None
         self._ranges = Ranges()
         self._random_ipv6 = False
         self._timestamps_reserved_until = 0
@@ -152,19 +143,6 @@ class Registry:
         """Where devices' addresses come from."""
         return self._ranges
 
-    def served_ports(self) -> list[ServedPort]:
-        """What the gateway offers, by protocol and port."""
-        return sorted(self._served.values(), key=lambda entry: (entry.protocol, entry.port))
-
-    def exposures(self) -> list[Exposure]:
-        """What of the devices the tailnet reaches."""
-        return sorted(self._exposures.values(), key=lambda exposure: exposure.place)
-
-    @property
-    def advertisement(self) -> Advertisement | None:
-        """How the tailnet is told of the devices' ranges; None: not at all."""
-        return self._advertisement
-
     @property
     def timestamps_reserved_until(self) -> int:
         """Nanoseconds since 1970: the end of the range that our own handshake time stamps may have been taken from."""
@@ -216,8 +194,7 @@ class Registry:
                     [{"address": str(address), "retired_at": int(now)} for address in addresses],
                 )
             self._drop(device)
-            for place in [key for key, entry in self._exposures.items() if entry.device_id == device.id]:
-                del self._exposures[place]
+            self._forget_exposures(device.id)
             if device.ipv4 is not None and self._pool4 is not None:
                 self._pool4.retire(device.ipv4, now)
             if device.ipv6 is not None:
@@ -440,88 +417,6 @@ class Registry:
             self._fill_pools(retired)
             return ranges
 
-    def serve(self, entry: ServedPort) -> None:
-        """Offer a port of the gateway, in place of what it offered there.
-
-        Raises:
-            DatabaseError
-        """
-        host, port = entry.target
-        values = {"target_host": str(host), "target_port": port}
-        with self._lock:
-            with self._transaction() as connection:
-                connection.execute(
-                    upsert(schema.served_ports)
-                    .values(protocol=entry.protocol, port=entry.port, **values)
-                    .on_conflict_do_update(index_elements=["protocol", "port"], set_=values)
-                )
-            self._served[entry.protocol, entry.port] = entry
-
-    def unserve(self, protocol: Literal["tcp", "udp"], port: int) -> ServedPort:
-        """Offer a port no longer.
-
-        Raises:
-            PortNotServed, DatabaseError
-        """
-        with self._lock:
-            entry = self._served.get((protocol, port))
-            if entry is None:
-                raise PortNotServed(f"port {port}/{protocol} is not offered; `lopower serve` lists those that are")
-            table = schema.served_ports
-            with self._transaction() as connection:
-                connection.execute(delete(table).where(table.c.protocol == protocol, table.c.port == port))
-            del self._served[protocol, port]
-            return entry
-
-    def expose(self, exposure: Exposure) -> None:
-        """Let the tailnet reach something of a device; what it reached of this device at that place is replaced.
-
-        Raises:
-            InvalidExposure, PlaceTaken, DatabaseError
-        """
-        exposure.check()
-        with self._lock:
-            before = self._exposures.get(exposure.place)
-            if before is not None and before.device_id != exposure.device_id:
-                other = next((device.name for device in self.devices() if device.id == before.device_id), "another")
-                raise PlaceTaken(
-                    f"{other} is exposed there already; take that back first: `lopower expose {other} --off`"
-                )
-            if not any(device.id == exposure.device_id for device in self._by_name.values()):
-                raise DeviceNotFound("the device was removed meanwhile")
-            with self._transaction() as connection:
-                rows.store_exposure(connection, exposure)
-            self._exposures[exposure.place] = exposure
-
-    def unexpose(self, places: Iterable[str]) -> None:
-        """Let the tailnet reach nothing any more at these places.
-
-        Raises:
-            NotExposed: nothing is reached at one of them.
-            DatabaseError
-        """
-        wanted = list(places)
-        with self._lock:
-            for place in wanted:
-                if place not in self._exposures:
-                    raise NotExposed(f"nothing is exposed at {place}; `lopower expose` lists what is")
-            table = schema.exposures
-            with self._transaction() as connection:
-                connection.execute(delete(table).where(table.c.place.in_(wanted)))
-            for place in wanted:
-                del self._exposures[place]
-
-    def set_advertisement(self, advertisement: Advertisement | None) -> None:
-        """Tell the tailnet of the devices' ranges in this way from now on.
-
-        Raises:
-            DatabaseError
-        """
-        with self._lock:
-            with self._transaction() as connection:
-                rows.store_advertisement(connection, advertisement)
-            self._advertisement = advertisement
-
     # Behind the scenes.
 
     def _transaction(self) -> AbstractContextManager[Connection]:
@@ -548,9 +443,7 @@ class Registry:
         stored = rows.load(connection)
         for device in stored.devices:
             self._put(device)
-        self._served = {(entry.protocol, entry.port): entry for entry in stored.served_ports}
-        self._exposures = {entry.place: entry for entry in stored.exposures}
-        self._advertisement = stored.advertisement
+        self._load_offers(stored)
         self._timestamps_reserved_until = stored.timestamps_reserved_until
         if stored.ranges is None:
             rows.store_ranges(connection, self._ranges, self._random_ipv6)

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from lopower.devices import schema
 from lopower.devices.addresses import IPAddress, Ranges
-from lopower.devices.advertising import Advertisement
+from lopower.devices.advertising import Advertisement, Zone
 from lopower.devices.device import Device, NewDevice, ServedPort
 from lopower.devices.exposures import Exposure, parse_sources
 from lopower.devices.firmware import parse as parse_firmware
@@ -24,6 +24,7 @@ _IPV4: Final = "ipv4_range"
 _IPV6: Final = "ipv6_range"
 _RANDOM: Final = "ipv6_range_is_random"
 _ADVERTISED: Final = "advertised"
+_ZONE: Final = "advertised_zone"
 _RESERVED: Final = "timestamps_reserved_until"
 
 
@@ -41,6 +42,7 @@ class Stored:
     ranges: Ranges | None
     random_ipv6: bool
     advertisement: Advertisement | None
+    zone: Zone | None
     timestamps_reserved_until: int
 
 
@@ -68,6 +70,7 @@ def load(connection: Connection) -> Stored:
         ranges=ranges,
         random_ipv6=state.get(_RANDOM) == "1",
         advertisement=Advertisement.parse(state[_ADVERTISED]) if state.get(_ADVERTISED) else None,
+        zone=Zone(state[_ZONE]) if state.get(_ZONE) else None,
         timestamps_reserved_until=int(state.get(_RESERVED, 0)),
     )
 
@@ -101,6 +104,7 @@ def _exposure_from(row: Any) -> Exposure:
         port=row.port,
         target_port=row.target_port,
         hostname=row.hostname,
+        tags=tuple(row.tags.split()),
         sources=parse_sources(row.sources.split()),
     )
 
@@ -114,6 +118,7 @@ def store_exposure(connection: Connection, exposure: Exposure) -> None:
         "port": exposure.port,
         "target_port": exposure.target_port,
         "hostname": exposure.hostname,
+        "tags": " ".join(exposure.tags),
         "sources": " ".join(map(str, exposure.sources)),
     }
     connection.execute(
@@ -214,6 +219,11 @@ def store_timestamps_reserved_until(connection: Connection, until: int) -> None:
 def store_advertisement(connection: Connection, advertisement: Advertisement | None) -> None:
     """Keep how the ranges are advertised."""
     _store_state(connection, {_ADVERTISED: "" if advertisement is None else str(advertisement)})
+
+
+def store_zone(connection: Connection, zone: Zone | None) -> None:
+    """Keep the domain of the devices' names in the tailnet."""
+    _store_state(connection, {_ZONE: "" if zone is None else zone.name})
 
 
 def _store_state(connection: Connection, values: Mapping[str, str]) -> None:

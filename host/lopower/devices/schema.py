@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 # Oldest first; each is the name of a file in migrations/versions.
-REVISIONS: Final = ("0001", "0002", "0004")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 HEAD: Final = REVISIONS[-1]
 
 # Marks a SQLite file as ours ("lopo"), so that another program's database is not taken for a damaged one of ours.
@@ -99,6 +99,7 @@ exposures: Final = Table(
     Column("target_port", Integer, nullable=False),
     Column("hostname", String(63), nullable=False),
     Column("sources", Text, nullable=False),  # separated by blanks
+    Column("tags", Text, nullable=False, server_default=""),  # likewise
 )
 
 # Single values: the ranges, and how far our own time stamps are reserved.

@@ -434,6 +434,7 @@ def write_response(
     answers: list[tuple[bytes, int, int, bytes]],
     authority: list[tuple[bytes, int, int, bytes]] | None = None,
     *,
+    additional: list[tuple[bytes, int, int, bytes]] | None = None,
     authoritative: bool = True,
 ) -> bytes:
     """An answer out of our own knowledge; small, so it is never truncated.
@@ -442,17 +443,17 @@ def write_response(
         query: what it answers.
         rcode: the response code.
         answers: `(owner, type, ttl in s, data)`, the owner uncompressed or `QUESTION_NAME`.
-        authority: the same.
+        authority, additional: the same.
         authoritative: whether AA is set.
     """
     edns = query.udp_bytes > 0
     flags = response_flags(query, rcode) | (AA if authoritative else 0)
     parts = [
-        _header.pack(query.id, flags, 1, len(answers), len(authority or ()), int(edns)),
+        _header.pack(query.id, flags, 1, len(answers), len(authority or ()), len(additional or ()) + int(edns)),
         query.name,
         _question.pack(query.question.qtype, CLASS_IN),
     ]
-    for owner, type_, ttl, data in answers + (authority or []):
+    for owner, type_, ttl, data in answers + (authority or []) + (additional or []):
         parts += [owner, _record.pack(type_, CLASS_IN, ttl, len(data)), data]
     if edns:
         parts.append(_write_opt(query.question.dnssec_ok))

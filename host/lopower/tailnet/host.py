@@ -191,7 +191,8 @@ class HostDriver:
         snapshot = self._network.snapshot
         connected = bool(snapshot.tailnet)
         if connected:
-            addresses = ", ".join(str(address) for address in sorted(snapshot.tailnet, key=lambda a: (a.version, a)))
+            own = sorted(filter(in_tailnet_ranges, snapshot.tailnet), key=lambda a: (a.version, a))
+            addresses = ", ".join(map(str, own))
             detail, advice = f"this host is in a tailnet, as {addresses}", None
         elif snapshot.suspects:
             addresses = ", ".join(str(address) for address in sorted(snapshot.suspects, key=str))

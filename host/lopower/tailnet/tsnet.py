@@ -11,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,22 +21,31 @@ from typing import Any, Final
 from lopower.tailnet.driver import DialError, DialUnreachable, IPAddress, in_tailnet_ranges
 from lopower.tailnet.routes import IPNetwork
 from lopower.tailnet.supervisor import SidecarUnusableError, Supervisor, environment, printable
-from lopower.tailnet.tsnet_control import PROTOCOL, NodeConfig, NodeStatus, SidecarControl, SidecarError
+from lopower.tailnet.tsnet_control import (
+    PROTOCOL,
+    NodeConfig,
+    NodeStatus,
+    SidecarControl,
+    SidecarError,
+    with_attributes,
+)
 from lopower.tailnet.tsnet_dns import TailnetResolver
 from lopower.tailnet.tsnet_echo import EchoListener, InboundEcho, Verdict
-from lopower.tailnet.tsnet_inbound import InboundListener, InboundRequest
+from lopower.tailnet.tsnet_inbound import PROXY_NODE, InboundListener, InboundRequest
+from lopower.tailnet.tsnet_places import socket_directory
 from lopower.tailnet.tsnet_streams import FramedUdp, TsnetTcpDial, open_udp
 
 log = logging.getLogger(__name__)
 
-PROXY_NODE: Final = "proxy"
 # After the stream of events broke although the sidecar lives, seconds.
 _RECONNECT_SECONDS: Final = 0.5
-_PROGRAM: Final = "lopower-sidecar"
+_SETTLED_POLL_SECONDS: Final = 0.1
+# What to do; after a complaint, such as about a key, the same key again is no way out.
+_LOGIN_ADVICE: Final = {
+    False: "lopower login",
+    True: "lopower login for a URL, or lopower login --auth-key-file FILE with another key",
+}
 _DEVICE_NODE: Final = re.compile(r"device-[0-9]+")
-_SOCKETS: Final = "sockets-"
-# The path of a unix socket has 107 bytes at most; this leaves room for our directory's name and the longest socket's.
-_MAX_SOCKET_DIRECTORY: Final = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +79,10 @@ class TsnetDriver:
     Attributes:
         sockets: the directory of the sockets that are shared with the sidecar.
         nodes: what the sidecar says of its nodes, by name.
+        accepted: the subnet routes that the proxy's node accepts, or did when it was in the tailnet last: meanwhile a
+            device is told "unreachable", not "forbidden", and its configuration is the right one.
         has_exit_node: as `Driver.has_exit_node`.
+        memory_bytes: resident memory of the sidecar, when it was asked last; None: it was not, or does not know.
     """
 
     name = "tsnet"
@@ -90,7 +100,7 @@ class TsnetDriver:
         self._config = config
         self._changed = changed
         self._inbound = inbound
-        self.sockets = _socket_directory(config.state_dir)
+        self.sockets = socket_directory(config.state_dir)
         self._wanted: dict[str, NodeConfig] = {PROXY_NODE: config.node}
         # Nodes that are to be logged out, as soon as the sidecar can be asked.
         self._unwanted: set[str] = set()
@@ -98,9 +108,9 @@ class TsnetDriver:
         self._logged_out = False
         self._problem = ""
         self._hello: dict[str, Any] = {}
-        # What it accepted when it was last in the tailnet: a device is told "unreachable" meanwhile, not "forbidden".
-        self._accepted: tuple[IPNetwork, ...] = ()
+        self.accepted: tuple[IPNetwork, ...] = ()
         self.has_exit_node = False
+        self.memory_bytes: int | None = None
         self._control: SidecarControl | None = None
         self._session: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -133,6 +143,11 @@ class TsnetDriver:
         """The proxy's node; None while the sidecar says nothing of it."""
         return self.nodes.get(PROXY_NODE)
 
+    @property
+    def control_url(self) -> str:
+        """The control server; empty: Tailscale's."""
+        return self._config.node.control_url
+
     # What the bridge asks.
 
     def routes(self, address: IPAddress) -> bool:
@@ -142,7 +157,7 @@ class TsnetDriver:
 
     def accepts(self, address: IPAddress) -> bool:
         """As `Driver.accepts`: by a subnet route that the node has accepted."""
-        return any(address.version == prefix.version and address in prefix for prefix in self._accepted)
+        return any(address.version == prefix.version and address in prefix for prefix in self.accepted)
 
     def dial_tcp(self, destination: IPAddress, port: int, node: str | None = None) -> TsnetTcpDial:
         """As `Driver.dial_tcp`."""
@@ -182,7 +197,7 @@ class TsnetDriver:
             "detail": detail,
             "advice": advice,
             "state": state,
-            "login_url": (node.login_url or None) if node is not None and state == "needs-login" else None,
+            "login_url": _login_url(node, state),
             "sidecar": {
                 "state": self.supervisor.state,
                 "process": self.supervisor.process,
@@ -224,14 +239,16 @@ class TsnetDriver:
 
     # What the control plane asks.
 
-    async def login(self, auth_key: str = "") -> None:
-        """Log the proxy's node in, with a key or by a URL, which `status` shows when it is there.
+    async def login(self, auth_key: str = "", name: str = PROXY_NODE) -> None:
+        """Log a node in, with a key or by a URL, which its status has when it is there.
 
         Raises:
             SidecarError: it cannot be asked.
         """
-        self._logged_out = False
-        await self._require_control().login(PROXY_NODE, auth_key)
+        if name == PROXY_NODE:
+            self._logged_out = False
+        key = with_attributes(auth_key, ephemeral=self._config.node.ephemeral)
+        await self._require_control().login(name, key)
 
     async def logout(self) -> None:
         """Give the identity up of the proxy's node. Nothing logs it in again but `login`, and a restart of the daemon.
@@ -241,6 +258,20 @@ class TsnetDriver:
         """
         self._logged_out = True
         await self._require_control().logout(PROXY_NODE)
+
+    async def settled(self, name: str, timeout: float) -> None:
+        """Wait until a node is in, or somebody must do something for it: `timeout` seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await asyncio.sleep(_SETTLED_POLL_SECONDS)  # what it was before the change was told is no answer
+                while not self._is_settled(self.nodes.get(name)):  # noqa: ASYNC110 (several things change it; a few polls)
+                    await asyncio.sleep(_SETTLED_POLL_SECONDS)
+
+    @staticmethod
+    def _is_settled(node: NodeStatus | None) -> bool:
+        return node is not None and bool(
+            node.running or node.login_url or node.error or node.state in ("needs-approval", "failed")
+        )
 
     async def set_node(self, name: str, config: NodeConfig) -> None:
         """Have a node be there, and be this. What cannot be told to the sidecar now is told when it is back."""
@@ -286,11 +317,12 @@ class TsnetDriver:
         node = self.nodes.get(name or PROXY_NODE)
         state, detail, _ = self._summary(node)
         return {
+            "driver": self.name,
             "connected": state == "running",
             "state": state,
             "detail": detail,
-            "login_url": (node.login_url or None) if node is not None and state == "needs-login" else None,
-            "dns_name": node.dns_name if node is not None else "",
+            "login_url": _login_url(node, state),
+            "dns_name": printable(node.dns_name) if node is not None else "",
             "certificates": node is not None and bool(node.certificate_domains),
             "addresses": [] if node is None else [str(address) for address in node.addresses],
         }
@@ -313,9 +345,13 @@ class TsnetDriver:
         control = self._control
         if control is not None:
             try:
-                await control.hello()
+                await self._measure(control)
             except SidecarError as exc:
                 raise OSError(str(exc)) from None
+
+    async def _measure(self, control: SidecarControl) -> None:
+        said = (await control.hello()).get("rss_bytes")
+        self.memory_bytes = said if isinstance(said, int) else None
 
     def _started(self) -> None:
         log.info("the tailnet's sidecar runs (Tailscale %s)", printable(str(self._hello.get("tailscale"))))
@@ -327,6 +363,7 @@ class TsnetDriver:
         session, control = self._session, self._control
         self._session = self._control = None
         self.nodes.clear()
+        self.memory_bytes = None
         self._problem = ""
         if session is not None:
             session.cancel()
@@ -341,6 +378,7 @@ class TsnetDriver:
                 for name in tuple(self._wanted):
                     await self._put(control, name)
                 await self._forget_unwanted(control)
+                await self._measure(control)
                 async for event in control.events():
                     self._heard(event)
             except SidecarError as exc:
@@ -363,8 +401,9 @@ class TsnetDriver:
     async def _forget_unwanted(self, control: SidecarControl) -> None:
         for name in tuple(self._unwanted):
             try:
-                # One that the sidecar has not started since its own start must be there to be logged out.
-                await control.put_node(name, replace(self._config.node, hostname=name))
+                if name not in self.nodes:
+                    # One that the sidecar has not started since its own start must be there to be logged out.
+                    await control.put_node(name, replace(self._config.node, hostname=name))
                 await control.remove_node(name, forget=True)
             except SidecarError as exc:
                 log.warning("node %s could not be logged out: %s", name, exc)
@@ -376,7 +415,7 @@ class TsnetDriver:
         if file is None:
             return ""
         try:
-            return file.read_text().strip()
+            return with_attributes(file.read_text().strip(), ephemeral=self._config.node.ephemeral)
         except (OSError, ValueError) as exc:
             log.error("the auth key file %s cannot be read: %s", file, exc)
             return ""
@@ -394,7 +433,7 @@ class TsnetDriver:
             return
         self.nodes[status.name] = status
         if status.name == PROXY_NODE and status.running:
-            self._accepted = tuple(prefix for prefix in status.routes_accepted if prefix.prefixlen)
+            self.accepted = tuple(prefix for prefix in status.routes_accepted if prefix.prefixlen)
             self.has_exit_node = bool(status.exit_node)
         self._problem = ""
         if before is None or before.state != status.state:
@@ -426,11 +465,15 @@ class TsnetDriver:
         if node.state == "running":
             addresses = ", ".join(str(address) for address in node.addresses)
             detail = f"in the tailnet {node.tailnet or node.magic_dns_suffix} as {node.dns_name}, {addresses}"
-            return node.state, printable(detail), "; ".join(printable(text) for text in node.health) or None
+            told = [printable(text) for text in node.health]
+            label = node.dns_name.partition(".")[0].lower()
+            if label and node.hostname and label != node.hostname.lower():
+                told.append(f"another node is called {printable(node.hostname)}; --hostname chooses a name")
+            return node.state, printable(detail), "; ".join(told) or None
         texts: dict[str, tuple[str, str | None]] = {
             "needs-login": (
                 f"not logged in to the tailnet{because}",
-                f"open {printable(node.login_url)}" if node.login_url else "lopower login",
+                f"open {printable(node.login_url)}" if node.login_url else _remedy(error) or _LOGIN_ADVICE[bool(error)],
             ),
             "needs-approval": (
                 "waits for an admin of the tailnet to approve this node",
@@ -440,35 +483,35 @@ class TsnetDriver:
             "stopped": (f"the node is not in the tailnet{because}", "lopower login"),
             "failed": (f"the node could not be started{because}", "lopower login, after the reason is gone"),
         }
-        detail, advice = texts.get(node.state, (f"joining the tailnet{because}", None))
+        detail, advice = texts.get(node.state, (f"joining the tailnet{because}", _remedy(error)))
         return node.state, detail, advice
 
 
-def _socket_directory(state_dir: Path) -> Path:
-    """A new directory (0700) for the sockets: beside the nodes' keys, or where a path is short enough for a socket's.
-
-    Those of daemons that were killed are removed: the state directory is locked, so nobody else is there. The name is
-    never used again, since a sidecar that outlived its daemon by a moment removes its sockets when it ends.
-    """
-    place = state_dir.parent
-    for left in place.glob(f"{_SOCKETS}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    if len(os.fsencode(place)) > _MAX_SOCKET_DIRECTORY:
-        return Path(tempfile.mkdtemp(prefix="lopower-"))
-    return Path(tempfile.mkdtemp(prefix=_SOCKETS, dir=place))
-
-
-def find_program(places: Sequence[Path]) -> Path | None:
-    """The sidecar: in one of these directories, or where the system looks for programs."""
-    for place in places:
-        if (place / _PROGRAM).is_file():
-            return place / _PROGRAM
-    found = shutil.which(_PROGRAM)
-    return None if found is None else Path(found)
+# What the library and control servers say when a node does not get in, and what helps; the first that fits.
+_REMEDIES: Final = (
+    (
+        "certificate has expired or is not yet valid",
+        "set this host's clock, by which the control server's certificate is out of date; it is tried again by itself",
+    ),
+    (
+        "certificate",
+        "have this host trust the control server's certificate (SSL_CERT_FILE names other authorities than the "
+        "system's), or correct --control-url",
+    ),
+    ("NodeKeyExpired", "remove the node at the control server, which takes no new key of it; then: lopower login"),
+    *((sign, _LOGIN_ADVICE[True]) for sign in ("authkey", "auth key", "AuthKey")),
+    *(
+        (sign, "see that this host has a network and that --control-url is right; it is tried again by itself")
+        for sign in ("fetch control key", "dial tcp", "network is down")
+    ),
+)
 
 
-def has_identity(state_dir: Path) -> bool:
-    """Whether the proxy's node has been set up there once."""
-    with contextlib.suppress(OSError):
-        return any((state_dir / PROXY_NODE).iterdir())
-    return False
+def _remedy(error: str) -> str | None:
+    """What helps against an error of logging in; None if we do not know it."""
+    return next((remedy for sign, remedy in _REMEDIES if sign in error), None)
+
+
+def _login_url(node: NodeStatus | None, state: str) -> str | None:
+    """Where somebody must log the node in; None: nowhere, now."""
+    return printable(node.login_url) or None if node is not None and state == "needs-login" else None

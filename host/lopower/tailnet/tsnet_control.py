@@ -20,6 +20,8 @@ PROTOCOL: Final = 1
 EVENT_SECONDS: Final = 40.0
 _SECONDS: Final = 15.0
 _MAX_EVENT: Final = 1 << 20
+# What an OAuth client's secret begins with.
+OAUTH_SECRET: Final = "tskey-client-"
 
 
 class SidecarError(Exception):
@@ -156,6 +158,21 @@ class NodeStatus:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise SidecarError(f"the sidecar's status of a node is malformed: {exc!r}") from None
+
+
+def with_attributes(key: str, *, ephemeral: bool) -> str:
+    """An OAuth client's secret with what the node is to be, as far as it does not say so; other keys as they are.
+
+    Without a word the library would ask for an ephemeral node, whose identity is gone after a restart, and for one that
+    an admin must approve besides, although whoever made the secret has said that these tags may join.
+    """
+    secret, _, attributes = key.partition("?")
+    if not secret.startswith(OAUTH_SECRET):
+        return key
+    for name, value in (("ephemeral", str(ephemeral).lower()), ("preauthorized", "true")):
+        if f"&{name}=" not in f"&{attributes}":
+            attributes += f"{'&' if attributes else ''}{name}={value}"
+    return f"{secret}?{attributes}"
 
 
 def _text(value: object) -> str:

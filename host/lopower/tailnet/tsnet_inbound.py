@@ -9,14 +9,16 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from lopower.tailnet.driver import IPAddress
-from lopower.tailnet.tsnet_streams import TLV_NODE
+from lopower.tailnet.driver import IPAddress, UdpSocket
+from lopower.tailnet.tsnet_streams import TLV_NODE, FramedUdp
 from lopower.wire.proxy_protocol import FIXED_LENGTH, ProxyHeader, ProxyHeaderError, Transport, header_length
 
 log = logging.getLogger(__name__)
 
+# What the proxy's own node is called between us and the sidecar.
+PROXY_NODE: Final = "proxy"
 TLV_NAME: Final = 0xE2
 TLV_USER: Final = 0xE3
 TLV_TAGS: Final = 0xE4
@@ -28,6 +30,13 @@ _HEADER_SECONDS: Final = 5.0
 _BACKLOG: Final = 1024
 # Flows whose header is awaited. The sidecar is ours; this is against its faults.
 MAX_WAITING: Final = 4096
+
+
+class InboundDatagrams(UdpSocket, Protocol):
+    """The datagrams of one peer."""
+
+    def send_notice(self, code: int) -> None:
+        """Say what became of the peer's latest datagrams, with a reply code, where that can be said."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -66,6 +75,14 @@ class InboundRequest:
         """Have the peer told that nobody listens. The stream is left to its owner."""
         with contextlib.suppress(OSError):
             self.stream.send(_REFUSE)
+
+    def peer_gave_up(self) -> bool:
+        """Whether the peer wants nothing any more; asked when the stream ends before it was accepted."""
+        return True
+
+    def datagrams(self) -> InboundDatagrams:
+        """The peer's datagrams, once they were accepted; it owns the stream from now on."""
+        return FramedUdp(self.stream, answered=True)
 
 
 class InboundListener:

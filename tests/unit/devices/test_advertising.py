@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lopower.devices.addresses import Ranges
-from lopower.devices.advertising import MAX_SITE, Advertisement, via_address, via_name
-from lopower.devices.errors import InvalidAdvertisement
+from lopower.devices.advertising import MAX_SITE, Advertisement, Zone, via_address, via_name
+from lopower.devices.errors import InvalidAdvertisement, InvalidZone
 from tests.support.registries import new_device, open_registry
 
 
@@ -39,6 +39,29 @@ def test_sites_out_of_range(site: int) -> None:
 
 def test_without_ipv4_there_is_nothing_to_map() -> None:
     assert Advertisement(1).routes(replace(Ranges(), ipv4=None)) == ()
+
+
+@pytest.mark.parametrize("text", ["iot.home.arpa", "IoT.home.arpa.", "a", "x-1.example"])
+def test_zones_are_kept_in_lower_case(tmp_path: Path, text: str) -> None:
+    registry = open_registry(tmp_path)
+    assert registry.zone is None
+    registry.set_zone(Zone.parse(text))
+    registry.close()
+    registry = open_registry(tmp_path)
+    assert str(registry.zone) == text.lower().removesuffix(".")
+    registry.set_zone(None)
+    registry.close()
+    registry = open_registry(tmp_path)
+    assert registry.zone is None
+    registry.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "a..b", "-a.example", "a_b.example", "é.example", "x" * 64, "a." * 95 + "a", "home.local"]
+)
+def test_no_zones(text: str) -> None:
+    with pytest.raises(InvalidZone):
+        Zone.parse(text)
 
 
 @pytest.mark.parametrize("advertisement", [None, Advertisement(), Advertisement(0), Advertisement(MAX_SITE)])

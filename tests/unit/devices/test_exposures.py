@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lopower.devices.errors import DeviceNotFound, InvalidExposure, NotExposed, PlaceTaken
-from lopower.devices.exposures import MAX_SOURCES, Exposure, Source, parse_sources
+from lopower.devices.exposures import MAX_SOURCES, MAX_TAGS, Exposure, Source, parse_sources
 from tests.support.registries import new_device, open_registry
 
 PHONE = ip_address("100.64.0.7")
@@ -65,6 +65,8 @@ def test_any_text_is_a_source_that_is_read_back_or_refused(text: str) -> None:
         Exposure(device_id=1, kind="port", port=1, target_port=65_536),
         Exposure(device_id=1, kind="node", hostname=""),
         Exposure(device_id=1, kind="node", hostname="a.b"),
+        Exposure(device_id=1, kind="node", hostname="a", tags=("cook",)),
+        Exposure(device_id=1, kind="node", hostname="a", tags=tuple(f"tag:a{n}" for n in range(MAX_TAGS + 1))),
         Exposure(device_id=1, kind="all", sources=(Source(tag="tag:a"),) * (MAX_SOURCES + 1)),
     ],
 )
@@ -79,7 +81,7 @@ def test_they_are_kept_and_end_with_their_device(tmp_path: Path) -> None:
     sources = parse_sources(["tag:phone", "ada@example.org", "100.64.0.0/24"])
     wanted = [
         Exposure(device_id=kitchen.id, kind="all", sources=sources),
-        Exposure(device_id=kitchen.id, kind="node", hostname="kitchen"),
+        Exposure(device_id=kitchen.id, kind="node", hostname="kitchen", tags=("tag:cook", "tag:hot")),
         Exposure(device_id=hall.id, kind="port", port=8080, target_port=80),
         Exposure(device_id=hall.id, kind="port", transport="udp", port=8080, target_port=5683),
     ]

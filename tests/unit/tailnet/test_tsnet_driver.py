@@ -25,8 +25,8 @@ from lopower.tailnet.driver import (
     IPAddress,
     TcpDial,
 )
-from lopower.tailnet.tsnet import find_program, has_identity
 from lopower.tailnet.tsnet_control import NodeConfig, SidecarError
+from lopower.tailnet.tsnet_places import find_program, has_identity
 from lopower.tailnet.tsnet_streams import FramedUdp
 from tests.support.tsnet_world import TsnetWorld, tsnet_world
 
@@ -258,6 +258,32 @@ async def test_out_of_the_tailnet_devices_are_told_why(world: TsnetWorld, state:
         world.driver.open_udp(NODE, 80)
     with pytest.raises(DialUnreachable):
         await world.driver.query(QUESTION)
+
+
+NETWORK = "see that this host has a network"
+
+
+@pytest.mark.parametrize("state", ["starting", "needs-login"])
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ('fetch control key: Get "https://c/key": dial tcp 192.0.2.1:443: connect: connection refused', NETWORK),
+        ("the network is down", NETWORK),
+        (
+            "fetch control key: tls: x509: certificate has expired or is not yet valid: current time …",
+            "set this host's",
+        ),
+        ("fetch control key: tls: x509: certificate signed by unknown authority", "have this host trust"),
+        ("invalid authkey", "lopower login for a URL, or lopower login --auth-key-file FILE with another key"),
+        ("weird: regen=true but server says NodeKeyExpired: nodekey:00", "remove the node at the control server"),
+    ],
+)
+async def test_why_it_does_not_get_in_and_what_helps(world: TsnetWorld, state: str, error: str, advice: str) -> None:
+    await world.set_status(state=state, error=error)
+    await world.until_state(state)
+    status = world.driver.status()
+    assert f"({error})" in status["detail"]
+    assert status["advice"].startswith(advice)
 
 
 async def test_without_a_key_the_url_is_shown_and_a_key_helps_later(tmp_path: Path) -> None:
