@@ -1,9 +1,11 @@
 """Starts lopower from the newer of two complete sets of files, /lopower_a and /lopower_b.
 
 A set is whole if each file of its manifest.json has the hash that stands there. A set that is new is on trial: it is
-confirmed by its first handshake (lopower/trial.py), and given up if it does not import, if three starts have not led to
-a confirmation, or if none follows within two minutes of the network. Then the other set runs, if that is whole. Whatever
-happens here, the REPL is reached.
+confirmed by its first handshake (lopower/trial.py), and given up if it does not import, if its settings are wrong, if three
+starts have not led to a confirmation, or if none follows within two minutes. Then the other set runs, if that is whole.
+Whatever happens here, the REPL is reached.
+
+A set may bring a program (files/): its directory is the current one then, so that its main.py runs instead of /main.py.
 """
 
 import hashlib
@@ -83,11 +85,17 @@ def choose(root="/"):
     return found[0][1] if state["rejected"] == version else directory
 
 
-def reject(root, directory):
-    """A set does not even import: the other one runs from now on."""
+def reject(root, directory, reason):
+    """A set does not even start: the other one runs from now on."""
     state = load(root)
-    state["rejected"] = whole(directory) or 0
+    state["rejected"], state["reason"] = whole(directory) or 0, reason
     save(root, state)
+
+
+def is_on_trial(root, directory):
+    """Whether a set has not been confirmed, and another one could run instead."""
+    state = load(root)
+    return state["trial"] not in (0, state["confirmed"], state["rejected"]) and state["trial"] == whole(directory)
 
 
 def run(root="/"):
@@ -101,7 +109,9 @@ def run(root="/"):
         try:
             import lopower
 
-            lopower.start()
+            if not lopower.start() and is_on_trial(root, directory):
+                raise ValueError(lopower.status()["state"])
+            enter(directory)
             return True
         except Exception as error:
             print("lopower:", directory, "does not start:", repr(error))
@@ -109,8 +119,17 @@ def run(root="/"):
             for name in list(sys.modules):
                 if name == "lopower" or name.startswith("lopower."):
                     del sys.modules[name]
-            reject(root, directory)
+            reject(root, directory, "it does not start: " + repr(error)[:60])
     return False
+
+
+def enter(directory):
+    """To where the program of a set is, if it has one."""
+    try:
+        os.chdir(directory + "/files")
+        sys.path.insert(1, directory + "/files/lib")
+    except OSError:
+        pass
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Write the module `kernels_native`: the hand-written kernels of small.py, then the unrolled ones made here.
+"""Write the module `kernels` for a board: the hand-written kernels of small.py, then the unrolled ones made here.
 
 Viper keeps two locals in registers, so each unrolled function has its state pointer and one accumulator first. It is
 cheapest where one operand is that accumulator: `x[1] + t` spares the store and the load that `x[0] + x[1]` costs, and,
 with the load on the left, the cycle that a load's result takes. Limbs of 13 bits let a column of 20 products stay below 2^32: Viper multiplies
 words and has no high half of a product.
 
-    python generate.py [--wide] > kernels_native.py
+    python generate.py [--wide] > kernels.py
 """
 
 from __future__ import annotations

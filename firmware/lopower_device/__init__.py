@@ -8,7 +8,6 @@ lopower.status()
 
 SETTINGS = "/lopower.json"
 COUNTER = "/lopower.count"
-SETS = "/lopower.sets"
 PUMP_PERIOD = 20
 """Milliseconds between two turns of the timer, for programs that do not touch a socket for long."""
 
@@ -20,6 +19,7 @@ _timer = None
 def start(path=SETTINGS, network=None, counter=COUNTER):
     """Start the tunnel and take the place of the module `socket`.
 
+    path: the settings; beside those of `SETTINGS`, the settings that came with an update count.
     network: what brings up the network instead of Wi-Fi, called once without arguments. What is wrong with the settings
     is printed and told by `status`, and nothing is started; returns whether it was.
     """
@@ -28,12 +28,13 @@ def start(path=SETTINGS, network=None, counter=COUNTER):
         return True
     settings = _once("settings")
     try:
-        wanted = settings.load(path)
+        wanted = settings.load(path, _changes() if path == SETTINGS else None)
     except settings.SettingsError as error:
         problem = str(error)
         print("lopower:", problem)
         return False
     problem = settings = None
+    _once("log").started()
     from . import sockets
     from .tunnel import Tunnel
 
@@ -134,6 +135,11 @@ def status():
     return _once("report").report(_running, problem)
 
 
+def log(what):
+    """Keep an exception, or a text, in flash, for `lopower device logs`. The oldest entries go; flash wears: seldom."""
+    _once("log").note(what)
+
+
 def _once(name):
     """A module of this package that is needed for one call: nothing keeps it afterwards, as the heap is small."""
     import sys
@@ -147,15 +153,22 @@ def _once(name):
     return module
 
 
-def _trial():
-    """What watches a set of files on trial, if boot.py has noted one."""
+def _changes():
+    """The settings that belong to this set of files, if it has any."""
     import os
 
+    path = __file__.rpartition("/")[0].rpartition("/")[0] + "/lopower.json"
     try:
-        os.stat(SETS)
+        os.stat(path)
     except OSError:
         return None
-    return _once("trial").pending(SETS)
+    return path
+
+
+def _trial():
+    """What watches a set of files on trial, if boot.py has noted one."""
+    trial = _once("trial")
+    return trial.pending(trial.directory()[0])
 
 
 def _wake():

@@ -11,7 +11,10 @@ from .addresses import Networks, Record, parse
 DEFAULT_PORT = 51820
 MAX_ENDPOINTS = 8
 MAX_SIZE = 8192
-"""Bytes of the file: what is longer is no settings file, and would not fit into the heap."""
+"""Bytes of a file: what is longer is no settings file, and would not fit into the heap."""
+
+OWN = ("private_key", "remote_repl")
+"""What no update changes."""
 
 
 class SettingsError(Exception):
@@ -70,6 +73,9 @@ def _settings(content):
     if settings.timer is not None and settings.timer is not True and not isinstance(settings.timer, int):
         raise SettingsError("timer must be a number or null")
     settings.written = _number(content, "written", 0, 0, 1 << 40)
+    settings.remote_repl = content.get("remote_repl", False)
+    if not isinstance(settings.remote_repl, bool):
+        raise SettingsError("remote_repl must be true or false")
     return settings
 
 
@@ -91,25 +97,40 @@ def _check_network(network):
         raise SettingsError("a wifi network with an address needs netmask and gateway")
 
 
-def load(path):
-    """The settings in a file. Raises SettingsError, whose text names the file and the fault."""
+def load(path, changes=None):
+    """The settings in a file, with those in place of its own that another one may have, of an update.
+
+    The private key and `remote_repl` are the first one's. Raises SettingsError, whose text names the file and the fault.
+    """
+    content = _read(path)
+    try:
+        if changes is not None and isinstance(content, dict):
+            path = changes
+            newer = _read(changes)
+            if not isinstance(newer, dict):
+                raise SettingsError("the file is not a JSON object")
+            for name in newer:
+                if name not in OWN:
+                    content[name] = newer[name]
+        return _settings(content)
+    except SettingsError as error:
+        text = str(error)
+        raise SettingsError(text if text.startswith(path) else path + ": " + text) from None
+
+
+def _read(path):
     try:
         with open(path) as file:
             text = file.read(MAX_SIZE + 1)
             if len(text) > MAX_SIZE:
                 raise SettingsError(path + " is too long")
-            content = json.loads(text)
-            text = None
+            return json.loads(text)
     except OSError:
         raise SettingsError(path + " is missing") from None
     except ValueError:
         raise SettingsError(path + " is not whole, or no JSON") from None
     except (MemoryError, RuntimeError):
         raise SettingsError(path + " does not fit into memory") from None
-    try:
-        return _settings(content)
-    except SettingsError as error:
-        raise SettingsError(path + ": " + str(error)) from None
 
 
 def _key(entry, name, default=None):

@@ -29,10 +29,13 @@ _scratch = words(1)
 
 
 class Listener:
-    """A listening port; `ready` holds connections that nobody has accepted yet."""
+    """A listening port; `ready` holds connections that nobody has accepted yet.
 
-    def __init__(self, stack, port, backlog):
-        self.stack, self.port, self.backlog = stack, port, backlog
+    For all but the packed addresses in `sources`, unless that is None, the port is closed.
+    """
+
+    def __init__(self, stack, port, backlog, sources):
+        self.stack, self.port, self.backlog, self.sources = stack, port, backlog, sources
         self.ready = []
 
     def pending(self):
@@ -95,11 +98,11 @@ class Stack:
             raise OSError(errno.ENOMEM) from None
         return connection
 
-    def listen(self, port, backlog):
-        """Accept TCP connections at a port. Raises OSError(EADDRINUSE)."""
+    def listen(self, port, backlog, sources=None):
+        """Accept TCP connections at a port, from anywhere or from some addresses. Raises OSError(EADDRINUSE)."""
         if any(listener.port == port for listener in self.listeners):
             raise OSError(errno.EADDRINUSE)
-        listener = Listener(self, port or self._free_port(), max(backlog, 1))
+        listener = Listener(self, port or self._free_port(), max(backlog, 1), sources)
         self.listeners.append(listener)
         return listener
 
@@ -229,8 +232,10 @@ class Stack:
         if flags & (SYN | ACK | RST | FIN) == SYN and (packet[at + 12] >> 4) * 4 <= length:
             for listener in self.listeners:
                 if listener.port == local_port:
-                    self._accept_syn(listener, packet, at, bytes(memoryview(packet)[source : source + size]), now)
-                    return
+                    address = bytes(memoryview(packet)[source : source + size])
+                    if listener.sources is None or address in listener.sources:
+                        self._accept_syn(listener, packet, at, address, now)
+                        return
         self.counters["no_socket"] += 1
         self.send_reset(packet, at, flags, length - (packet[at + 12] >> 4) * 4, now)
 

@@ -45,6 +45,8 @@ TURN = 12
 What it has begun it ends: a datagram with what that makes a connection send, and one connection's timers, each some 4 ms
 at most on a board. So no turn holds the program for 25 ms, whoever floods it.
 """
+VISIT_PORT = 9909
+"""Where the gateway, and nobody else, reaches the board: TCP. The board announces itself at the same port of it: UDP."""
 ATTEMPTS = 3
 """Initiations that may go unanswered before the next endpoint is tried."""
 RESOLVE_AGAIN = 30_000
@@ -99,6 +101,9 @@ class Tunnel:
         self.synchronized = None
         self.time_due = clock() if settings.sntp else None
         self._query = None
+        self._door = self._visit = None
+        self._announcement = None
+        self.is_announced = False
         self.counters = {
             "outer_errors": 0,
             "outer_oversized": 0,
@@ -132,7 +137,7 @@ class Tunnel:
         if self.network is not None:
             self.network.watch(now)
             has_network = self.network.is_connected()
-        if self.trial is not None and self.trial.watch(now, has_network, self.peer.has_session(now)):
+        if self.trial is not None and self.trial.watch(now, self.peer.has_session(now)):
             self.trial = None
         if not has_network:
             return
@@ -171,6 +176,10 @@ class Tunnel:
             self._next_endpoint(now)
         if self.time_due is not None and ticks.diff(now, self.time_due) >= 0 and peer.has_session(now):
             self._ask_time(now)
+        if not self.is_announced and self.trial is None and peer.has_session(now):
+            self._announce(now)
+        if self._visit is not None or self._door.ready:
+            self._receive_visit(now)
         took = ticks.diff(clock(), began)
         if took > self.counters["longest_turn"]:
             self.counters["longest_turn"] = took
@@ -189,6 +198,8 @@ class Tunnel:
             return
         now = clock()
         left = min(milliseconds, self.peer.next_timer(now), self.stack.next_timer(now))
+        if self._visit is not None:
+            left = min(left, 10)
         if self.outer is None:
             time.sleep_ms(min(left + 1, 50))
         elif left > 0:
@@ -216,6 +227,32 @@ class Tunnel:
         if delay is not None:
             self._query, self.time_due = None, ticks.add(now, delay) if delay else None
 
+    def _announce(self, now):
+        if self._announcement is None:
+            from . import _once
+
+            if not self.proxy.dns:
+                self.is_announced = True
+                return
+            self._announcement = _once("announce").Announcement(self, VISIT_PORT)
+        if self._announcement.watch(now):
+            self._announcement, self.is_announced = None, True
+
+    def _receive_visit(self, now):
+        """Somebody of the gateway has come: an update, questions, a console."""
+        if self._visit is None:
+            from . import _once
+
+            connection = self._door.ready.pop(0)
+            try:
+                self._visit = _once("visit").Visit(self, connection, now)
+            except MemoryError:
+                connection.is_detached = True
+                connection.abort(now)
+                raise
+        if self._visit.watch(now):
+            self._visit = None
+
     # --- the outer side
 
     def use(self, proxy, endpoint):
@@ -242,6 +279,7 @@ class Tunnel:
             timestamp=self.stamps,
         )
         self.stack = Stack(peer=self.peer, addresses=proxy.addresses, mtu=proxy.mtu, entropy=os.urandom)
+        self._door = self.stack.listen(VISIT_PORT, 1, proxy.dns)
 
     def _open(self, now):
         """A socket to the current endpoint; its name is resolved anew each time."""

@@ -47,8 +47,16 @@ def package() -> dict[str, str]:
     return sources
 
 
-def build(architecture: str, output: Path, version: int = 1) -> dict[str, object]:
-    """Write the set to `output`; its manifest.
+def source_hash() -> str:
+    """Eight digits that are others when the sources are."""
+    state = hashlib.sha256()
+    for path in sorted([*FIRMWARE.glob("lopower_device/*.py"), *FIRMWARE.glob("kernels/*.py")]):
+        state.update(path.read_bytes())
+    return state.hexdigest()[:8]
+
+
+def build(architecture: str, output: Path, version: int = 1, label: str = "") -> dict[str, object]:
+    """Write the set to `output`; its manifest. `label`: the version that people see.
 
     Raises subprocess.CalledProcessError if a module does not compile.
     """
@@ -66,7 +74,12 @@ def build(architecture: str, output: Path, version: int = 1) -> dict[str, object
         str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.glob("*.mpy"))
     }
-    manifest: dict[str, object] = {"version": version, "arch": architecture, "files": files}
+    manifest: dict[str, object] = {
+        "version": version,
+        "package": f"{label}+{source_hash()}".lstrip("+"),
+        "arch": architecture,
+        "files": files,
+    }
     (output / "manifest.json").write_text(json.dumps(manifest))
     return manifest
 
@@ -76,9 +89,10 @@ def main() -> None:
     parser.add_argument("--arch", choices=ARCHITECTURES, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--version", type=int, default=1, help="greater is newer")
+    parser.add_argument("--package", default="", help="the version that `lopower device list` shows")
     parser.add_argument("--names", type=Path, help="write what the names became, to read a traceback with")
     arguments = parser.parse_args()
-    build(arguments.arch, arguments.output, arguments.version)
+    build(arguments.arch, arguments.output, arguments.version, arguments.package)
     if arguments.names:
         arguments.names.write_text(json.dumps(names.renamed(package())[1], indent=1, sort_keys=True) + "\n")
 

@@ -62,3 +62,7 @@ class DownloadError(ProvisioningError):
 
 class RefusedError(ProvisioningError):
     """The user has to say yes to it, and has not."""
+
+
+class UpdateError(ProvisioningError):
+    """A board does not take an update, or does not run it."""

@@ -6,6 +6,7 @@ boot.py checks), /lopower.json and the user's files.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from lopower import __version__
 from lopower_provisioning.errors import FilesystemError
 from lopower_provisioning.partitions import BLOCK_SIZE, Region
 
@@ -46,10 +48,25 @@ def device_files(architecture: str, version: int = 1) -> dict[str, bytes]:
     return dict(_device_files(architecture, version))
 
 
+def package_files(architecture: str) -> tuple[str, dict[str, bytes]]:
+    """(version of the package, its compiled files by their path in a set of files), without a manifest.
+
+    Raises FilesystemError as `device_files`.
+    """
+    files = {
+        path.removeprefix("lopower_a/"): content
+        for path, content in device_files(architecture).items()
+        if path.startswith("lopower_a/")
+    }
+    manifest = json.loads(files.pop("manifest.json"))
+    return str(manifest["package"]), files
+
+
 @cache
 def _device_files(architecture: str, version: int) -> tuple[tuple[str, bytes], ...]:
     firmware = firmware_directory()
     build = [sys.executable, str(firmware / "tools" / "build.py"), "--arch", architecture, "--version", str(version)]
+    build += ["--package", __version__]
     with tempfile.TemporaryDirectory(prefix="lopower-set-") as directory:
         done = subprocess.run([*build, "--output", directory], capture_output=True, text=True, check=False)
         if done.returncode:

@@ -53,6 +53,7 @@ class Request:
         packages: as `mip.packages` takes them.
         key_on_board: the board makes its key itself.
         may_be_silent: it is not waited for a handshake, because nobody could see one.
+        remote_repl: the gateway may use the board's console.
         cache: directory for images.
     """
 
@@ -70,6 +71,7 @@ class Request:
     packages: tuple[str, ...] = ()
     key_on_board: bool = True
     may_be_silent: bool = False
+    remote_repl: bool = False
 
 
 @dataclass(slots=True)
@@ -237,7 +239,13 @@ class _Job:
 
     def _settings(self, tunnel: Tunnel | None) -> bytes:
         request = self._request
-        return settings_file.settings(tunnel, wifi=request.wifi, written=int(time.time()), hostname=self._outcome.name)
+        return settings_file.settings(
+            tunnel,
+            wifi=request.wifi,
+            written=int(time.time()),
+            hostname=self._outcome.name,
+            remote_repl=request.remote_repl,
+        )
 
     def _write(self, board: Board, image: Image, files: list[tuple[int, bytes]]) -> None:
         """Image and file system in one pass; a board that is left in between may be written to again unasked."""

@@ -143,7 +143,28 @@ def from_conf(text: str, *, wifi: Iterable[Wifi], written: int, hostname: str | 
     return settings(tunnel_from_conf(text), wifi=wifi, written=written, hostname=hostname)
 
 
-def settings(tunnel: Tunnel | None, *, wifi: Iterable[Wifi], written: int, hostname: str | None = None) -> bytes:
+def changes(tunnel: Tunnel, wifi: Iterable[Wifi]) -> dict[str, Any]:
+    """What an update puts in the place of the board's own settings; its private key stays where it is.
+
+    Args:
+        tunnel: as it is now.
+        wifi: networks instead of those that the board has; empty: it keeps them.
+    """
+    content: dict[str, Any] = {"proxies": [tunnel.proxy]}
+    networks = list(wifi)
+    if networks:
+        content["wifi"] = [_wifi(network, len(networks) - place) for place, network in enumerate(networks)]
+    return content
+
+
+def settings(
+    tunnel: Tunnel | None,
+    *,
+    wifi: Iterable[Wifi],
+    written: int,
+    hostname: str | None = None,
+    remote_repl: bool = False,
+) -> bytes:
     """The content of /lopower.json.
 
     Args:
@@ -152,6 +173,7 @@ def settings(tunnel: Tunnel | None, *, wifi: Iterable[Wifi], written: int, hostn
         written: seconds since 1970, now: the floor of the handshakes' time stamps, with which a board that was flashed
             again, and has no clock, is still newer than what the proxy has seen of its key.
         hostname: the name that the board gives to the Wi-Fi's DHCP server.
+        remote_repl: the proxy's gateway may use the board's console.
     """
     content: dict[str, Any] = {"written": written}
     if tunnel is not None:
@@ -162,6 +184,8 @@ def settings(tunnel: Tunnel | None, *, wifi: Iterable[Wifi], written: int, hostn
     content["wifi"] = [_wifi(network, len(networks) - place) for place, network in enumerate(networks)]
     if hostname is not None:
         content["hostname"] = hostname
+    if remote_repl:
+        content["remote_repl"] = True
     return json.dumps(content).encode()
 
 

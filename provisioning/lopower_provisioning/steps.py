@@ -105,6 +105,9 @@ class TerminalReporter:
 class TableReporter:
     """Several boards on a terminal: a line for each, at the same place."""
 
+    MAX_LINES: Final = 20
+    """More would not fit on many terminals."""
+
     def __init__(self, boards: list[str]) -> None:
         self._lines = dict.fromkeys(boards, "waits")
         self._width = max(map(len, boards), default=0)

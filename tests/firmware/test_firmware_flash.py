@@ -167,12 +167,12 @@ while version < 5:
         number += 1
         power_on()
         chosen = choose(ROOT)
-        watched = trial.pending(ROOT + "lopower.sets", lambda: None)
+        watched = trial.pending(ROOT, lambda: None)
         if watched is None or chosen != target:
             break
         cut_in(number)
         try:
-            watched.watch(0, True, True)
+            watched.watch(0, True)
             flash.cut = -1
         except PowerCut:
             power_on()

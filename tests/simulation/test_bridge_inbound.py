@@ -14,6 +14,7 @@ import pytest
 from lopower.bridge.config import BridgeConfig
 from lopower.devices.exposures import Exposure, parse_sources
 from lopower.netstack.errors import FlowReset
+from lopower.tailnet.driver import DialRefused
 from lopower.tailnet.tsnet_inbound import InboundRequest
 from lopower.wire.proxy_protocol import Transport
 from tests.support.bridge_devices import make_device
@@ -239,6 +240,40 @@ async def test_a_port_goes_before_the_rest_and_to_another_port(world: World) -> 
             await asyncio.wait_for(device(world, number).accepted.get(), 5)
     async with PeerFlow(world, 80, node="device-2") as flow:
         assert await flow.answer() == b"\x01"
+
+
+@pytest.mark.parametrize("source", [PEER, "192.168.7.7"])
+async def test_where_a_device_takes_updates_nobody_gets(world: World, source: str) -> None:
+    """Not even a peer whom the device sees with the gateway's own address, and through no other port."""
+    exposures = [
+        Exposure(device_id=KITCHEN.id, kind="all"),
+        Exposure(device_id=KITCHEN.id, kind="port", port=8080, target_port=9909),
+    ]
+    world.bridge.set_exposures(exposures, world.now())
+    device(world).listening.update({9909, 80})
+    for port in (9909, 8080):
+        async with PeerFlow(world, port, source=source) as flow:
+            assert await flow.answer() == b"\x01"
+    async with PeerFlow(world, 80, source=source) as flow:
+        assert await flow.answer() == b"\x00"
+    assert world.bridge.flows.counters["inbound_device_port"] == 2
+
+
+async def test_the_gateways_own_connections(world: World) -> None:
+    """From the gateway's address, both ways; what is refused says so, and takes nothing along."""
+    device(world).listening.add(9909)
+    peer = world.bridge.devices.find_by_id(KITCHEN.id).peer  # type: ignore[union-attr]
+    with await world.bridge.call(peer, 9909) as stream:
+        stream.setblocking(False)
+        accepted = await asyncio.wait_for(device(world).accepted.get(), 5)
+        assert ip_address(accepted.connection.remote[0]) in map(ip_address, world.bridge.policy.gateway)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(stream, b"question")
+        assert await asyncio.wait_for(accepted.read(), 5) == b"question"
+        await accepted.write(b"answer")
+        assert await asyncio.wait_for(loop.sock_recv(stream, 100), 5) == b"answer"
+    with pytest.raises(DialRefused):
+        await world.bridge.call(peer, 9910)
 
 
 async def test_https_is_ended_by_the_node_and_goes_to_port_80(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from lopower.devices.device import Device, ServedPort
 from lopower.devices.exposures import Exposure
 from lopower.devices.keys import generate_private_key, public_key_of
 from lopower.devices.registry import Registry
+from lopower.tailnet.driver import DialTimedOut
 from lopower.tailnet.host_inbound import HostListeners
 from lopower.tailnet.routes import HostSnapshot, IPNetwork
 from lopower.tailnet.tsnet import TsnetDriver
@@ -71,6 +73,10 @@ class RecordingRuntime:
 
     def serve_changed(self, entries: Sequence[ServedPort]) -> None:
         self.served = tuple(entries)
+
+    async def call(self, device: Device, port: int) -> socket.socket:
+        """A connection that never gets an answer."""
+        raise DialTimedOut(f"{device.name} did not answer at {port}")
 
     async def ping(self, device: Device, count: int, interval: float, timeout: float) -> list[EchoResult]:
         return [EchoResult(sequence=n + 1, seconds=s, address="10.90.0.2") for n, s in enumerate(self.echo_seconds)]

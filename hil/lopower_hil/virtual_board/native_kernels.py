@@ -40,10 +40,10 @@ def directory() -> Path | None:
 @cache
 def _compile() -> Path | None:
     try:
-        files = filesystem.device_files("x64")
+        _, files = filesystem.package_files("x64")
     except FilesystemError:
         return None
     place = tempfile.TemporaryDirectory(prefix="lopower-kernels-")
     _kept.append(place)
-    Path(place.name, _NAME).write_bytes(files[f"lopower_a/lopower/{_NAME}"])
+    Path(place.name, _NAME).write_bytes(files[f"lopower/{_NAME}"])
     return Path(place.name)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
+from lopower.bridge.announcements import Announced, AnnouncementService
 from lopower.bridge.between import DeviceEcho, DeviceTcp, DeviceUdp
+from lopower.bridge.calls import GatewayCalls
 from lopower.bridge.config import BridgeConfig
 from lopower.bridge.device_state import DeviceState, DeviceTable
 from lopower.bridge.exposed import Exposed
@@ -23,7 +26,7 @@ from lopower.bridge.gateway_dns import DnsService, Resolver
 from lopower.bridge.gateway_http import PageFacts, PageService, utc_text
 from lopower.bridge.gateway_time import TimeService
 from lopower.bridge.icmp import EchoRelay
-from lopower.bridge.inbound import Contact, Inbound
+from lopower.bridge.inbound import DEVICE_PORT, Contact, Inbound
 from lopower.bridge.ping import GatewayPing
 from lopower.bridge.policy import Decision, IPAddress, IPNetwork, PolicyTable, Protocol, Via
 from lopower.bridge.poller import Poller
@@ -84,6 +87,7 @@ class Bridge:
         has_endpoint: whether it is known where a peer is.
         wall_clock, clock_state: for SNTP and the page.
         contact: whether a device can be talked to (`inbound.Contact`).
+        announced: told what a peer's device says of itself.
 
     Attributes:
         devices: the connected devices.
@@ -113,6 +117,7 @@ class Bridge:
         wall_clock: Callable[[], float] = time.time,
         clock_state: Callable[[], ClockState] = kernel_clock_state,
         contact: Contact = lambda _peer, _now: True,
+        announced: Announced = lambda _peer, _firmware: None,
     ) -> None:
         self._driver = driver
         self.config = config or BridgeConfig()
@@ -145,19 +150,25 @@ class Bridge:
         self._closing = False
         self.names_in_tailnet = TailnetNames(loop, self.flows.counters)
         self._exposed = Exposed(self.devices.find_by_id, self.devices.find_at)
+        own = {4 if len(packed) == 4 else 6: packed for packed in self.policy.gateway}
         self._inbound = Inbound(
             table=self.flows,
             slots=self._slots,
-            gateway={4 if len(packed) == 4 else 6: packed for packed in self.policy.gateway},
+            gateway=own,
             contact=contact,
             exposed=self._exposed,
             names=self.names_in_tailnet,
         )
+        self._calls = GatewayCalls(self.flows, own, contact)
         self._dns = DnsService(self.flows, dns, loop, clock)
         self._page = PageService(self.flows, self._page_facts, self._is_own_host, loop, clock)
         self.gateway.tcp = {_DNS_PORT: self._dns, _HTTP_PORT: self._page}
         sntp = SntpServer(wall_clock=wall_clock, clock_state=clock_state)
-        self.gateway.udp = {_DNS_PORT: self._dns, _NTP_PORT: TimeService(sntp)}
+        self.gateway.udp = {
+            _DNS_PORT: self._dns,
+            _NTP_PORT: TimeService(sntp),
+            DEVICE_PORT: AnnouncementService(announced),
+        }
 
     # Devices and settings.
 
@@ -209,6 +220,16 @@ class Bridge:
         """Somebody in the tailnet wants to reach a device."""
         self._inbound.opened(request, self._clock(), self._closing)
         self._poller.wake()
+
+    async def call(self, peer: Any, port: int) -> socket.socket:
+        """A connection to a device's port, from the gateway's own address.
+
+        Raises:
+            DialError: it does not come about.
+        """
+        if self._closing:
+            raise DialUnreachable("the daemon is ending")
+        return await self._calls.open(peer, port, self._clock())
 
     def set_rules(self, rules: Iterable[Rule], now: float) -> None:
         """The global rules are these from now on; flows that they refuse end."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lopower.netstack.udp import UdpFlow
 
 # Ports that `serve` cannot take: devices rely on what the gateway has there.
-RESERVED_PORTS: Final = frozenset({("tcp", 53), ("udp", 53), ("udp", 123), ("tcp", 80)})
+RESERVED_PORTS: Final = frozenset({("tcp", 53), ("udp", 53), ("udp", 123), ("tcp", 80), ("udp", 9909)})
 
 
 class TcpService(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from lopower.bridge.between import CONNECTING, dial_error_of
 from lopower.bridge.exposed import Exposed, Target
@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from lopower.netstack.udp import UdpFlow
     from lopower.tailnet.tsnet_inbound import InboundRequest
 
+# Where a device lets its gateway update it, and nobody else (firmware/lopower_device/tunnel.py, `VISIT_PORT`), on TCP;
+# and where it tells its gateway, on UDP, what it runs.
+DEVICE_PORT: Final = 9909
+
 # Whether a device has a session, or (None) none but an endpoint to try, or (False) neither.
 Contact = Callable[[Any, float], bool | None]
 
 
-class _AwaitedDevice:
+class AwaitedDevice:
     """The device's answer, as a dial: the socket watched meanwhile is the peer's stream."""
 
     __slots__ = ("_connection", "socket")
@@ -46,8 +50,13 @@ class _AwaitedDevice:
         """As `TcpDial.advance`."""
         connection = self._connection
         if connection.is_closed:
-            raise dial_error_of(connection.error)
+            raise self.error_of(connection)
         return connection.state not in CONNECTING
+
+    @staticmethod
+    def error_of(connection: Connection) -> DialError:
+        """Why a connection to a device did not come about."""
+        return dial_error_of(connection.error)
 
 
 class InboundTcp(StitchedTcp):
@@ -66,7 +75,7 @@ class InboundTcp(StitchedTcp):
         self._request = request
         self._tls = tls
         self._timeout = timeout
-        super().__init__(table, state, connection, _AwaitedDevice(connection, request.stream), Via.INBOUND, now)
+        super().__init__(table, state, connection, AwaitedDevice(connection, request.stream), Via.INBOUND, now)
 
     @property
     def deadline(self) -> float:
@@ -200,6 +209,8 @@ class Inbound:
             reason = "flow_limit"
         elif contact is False:
             reason = "inbound_device_off"
+        elif target.port == DEVICE_PORT:
+            reason = "inbound_device_port"
         elif ends is None:
             reason = "inbound_no_address"
         if reason is not None or ends is None:

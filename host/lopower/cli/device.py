@@ -35,6 +35,10 @@ def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> 
     options.add_watch(show)
     show.set_defaults(run=run_show)
 
+    logs = action("logs", "a board's last starts, updates and exceptions, out of its flash")
+    options.add_json(logs)
+    logs.set_defaults(run=run_logs)
+
     config = action(
         "config",
         "print a device's configuration as it should be now",
@@ -160,6 +164,20 @@ def run_show(arguments: argparse.Namespace) -> int:
     """One device."""
     documents = options.documents(arguments, "devices", arguments.name)
     output.show(documents, arguments.json, arguments.watch is not None, device_text.details)
+    return OK
+
+
+def run_logs(arguments: argparse.Namespace) -> int:
+    """What a board has kept."""
+    from lopower.control.visit import Visit
+
+    with Visit(options.client(arguments), arguments.name) as visit:
+        found = visit.log()
+    entries = [{"time": output.utc(seconds), "uptime_ms": uptime, "text": text} for seconds, uptime, text in found]
+    if arguments.json:
+        output.show_json({"entries": entries})
+    else:
+        output.say(device_text.log(entries))
     return OK
 
 

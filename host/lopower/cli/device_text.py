@@ -21,11 +21,12 @@ def listing(document: dict[str, Any]) -> str:
             output.ago(entry["latest_handshake"]),
             output.size(entry["rx_bytes"]),
             output.size(entry["tx_bytes"]),
+            _package(entry["firmware"]),
             "outdated" if entry["outdated"] else "",
         )
         for entry in devices
     ]
-    text = output.table(("NAME", "IPV4", "IPV6", "STATE", "HANDSHAKE", "FROM", "TO", "CONFIGURATION"), rows)
+    text = output.table(("NAME", "IPV4", "IPV6", "STATE", "HANDSHAKE", "FROM", "TO", "FIRMWARE", "CONFIGURATION"), rows)
     if any(entry["outdated"] for entry in devices):
         text += "\noutdated: the device needs a new configuration, see `lopower device config NAME`"
     return text
@@ -52,6 +53,7 @@ def details(document: dict[str, Any]) -> str:
         ("keepalive", f"every {keepalive} s" if keepalive else "none"),
         ("full tunnel", "yes" if document["full_tunnel"] else "no"),
         ("added", document["created_at"]),
+        *_firmware(document["firmware"]),
     ]
     lines = [output.pairs(items), "", document["summary"]]
     for finding in document["findings"]:
@@ -69,6 +71,36 @@ def details(document: dict[str, Any]) -> str:
         counters = ", ".join(f"{name} {count}" for name, count in document["counters"].items())
         lines += ["", f"counters: {counters}"]
     return "\n".join(lines)
+
+
+def _package(firmware: dict[str, Any] | None) -> str:
+    """The package's version, and MicroPython's."""
+    if firmware is None:
+        return "-"
+    image = firmware["image"].partition(";")[0].removeprefix("MicroPython ").partition(" ")[0]
+    return f"{firmware['package'] or 'unknown'} on {image}" + (" (went back)" if firmware["gave_up"] else "")
+
+
+def _firmware(firmware: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if firmware is None:
+        return []
+    console = "reached by `lopower repl`" if firmware["repl"] else "at the cable alone"
+    return [
+        ("firmware", f"{firmware['package'] or 'unknown'}, set {firmware['set']}, for {firmware['arch']}"),
+        ("image", firmware["image"]),
+        ("last start", firmware["reset"] or "unknown"),
+        ("console", console),
+    ]
+
+
+def log(entries: list[dict[str, Any]]) -> str:
+    """`device logs`."""
+    lines = []
+    for entry in entries:
+        first, *rest = entry["text"].splitlines() or [""]
+        lines.append(f"{entry['time'] or 'clock not set'}  {first}")
+        lines += [f"    {line}" for line in rest]
+    return "\n".join(lines) or "the log is empty"
 
 
 def _in_the_tailnet(document: dict[str, Any]) -> list[tuple[str, str]]:

@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "server": "this server, as devices need to know it",
     "status": "the daemon at a glance",
     "ping": "send echo requests to a device",
+    "repl": "the console of a board, through its tunnel",
     "doctor": "look for what keeps devices from working",
     "config": "the settings file",
     "completion": "print a script that completes commands in a shell",
@@ -42,6 +43,7 @@ _COMMANDS: Final = {
 # the extra is what pip brings them with.
 _ELSEWHERE: Final = {
     "flash": ("turn a board into a device, in one go", "flash"),
+    "update": ("update boards through the tunnel", "flash"),
     "boards": ("boards that are attached", "flash"),
     "virtual-board": ("a board without hardware, for esptool, mpremote and tests", "hil"),
     "bench": ("boards for tests: describe those of a lab, and try them", "hil"),

@@ -56,6 +56,15 @@ def ago(seconds: float | None) -> str:
     return "never" if seconds is None else f"{span(seconds)} ago"
 
 
+def utc(seconds: int) -> str | None:
+    """Seconds since 1970 as ISO 8601; None for 0, which clocks that are not set say, and for what no clock says."""
+    from datetime import UTC, datetime
+
+    if not 0 < seconds < 1 << 33:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
 def size(count: int) -> str:
     """Bytes, short."""
     value = float(count)

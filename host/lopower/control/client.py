@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 from lopower.control.errors import ControlError, DaemonNotRunningError, ProtocolError, SocketForbiddenError
 from lopower.control.ssh import SshConnection, SshDestination
+from lopower.control.stream import DeviceStream
 
 API: Final = "/v1"
 # The longest that a change of the registry, or a ping's default wait, takes by far.
@@ -82,6 +83,31 @@ class ControlClient:
             except (http.client.HTTPException, OSError, ValueError) as error:
                 raise ControlError(f"the daemon ended the connection: {error}") from None
 
+    def stream(self, device: str, port: int, timeout: float | None = None) -> DeviceStream:
+        """A connection to a TCP port of a device, from the gateway's address.
+
+        Args:
+            device: its name.
+            timeout: seconds to wait for the device, and for each answer of its; None: the client's.
+
+        Raises:
+            ControlError: it does not come about; or the daemon could not be asked.
+        """
+        target = "/".join([API, "devices", quote(device, safe=""), "stream"]) + f"?port={port}"
+        seconds = timeout or self._timeout
+        connection = self._connect(seconds)
+        try:
+            connection.putrequest("POST", target)
+            connection.putheader("Transfer-Encoding", "chunked")
+            connection.endheaders()
+            response = connection.getresponse()
+        except (http.client.HTTPException, OSError) as error:
+            raise _broken(connection, error, seconds) from None
+        if response.status != 200:
+            with closing(connection):
+                _answer(response)
+        return DeviceStream(connection, response)
+
     def _send(
         self, method: str, path: Sequence[str], body: object, query: dict[str, str] | None, timeout: float
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
@@ -94,15 +120,8 @@ class ControlClient:
         try:
             connection.request(method, target, content, headers)
             return connection, connection.getresponse()
-        except TimeoutError:
-            connection.close()
-            raise ControlError(
-                f"the daemon did not answer within {timeout:g} s", "see its log: journalctl -u lopower"
-            ) from None
         except (http.client.HTTPException, OSError) as error:
-            reason = connection.failure() if isinstance(connection, SshConnection) else None
-            connection.close()
-            raise reason or ProtocolError(f"the connection to the daemon broke: {error}", "see its log") from None
+            raise _broken(connection, error, timeout) from None
 
     def _connect(self, timeout: float) -> http.client.HTTPConnection:
         if self._remote is not None:
@@ -146,6 +165,17 @@ def _dial(path: Path, timeout: float | None) -> socket.socket:
         connected.close()
         raise
     return connected
+
+
+def _broken(connection: http.client.HTTPConnection, error: Exception, timeout: float) -> ControlError:
+    """Close a connection that failed, and say why."""
+    reason = None
+    if isinstance(connection, SshConnection) and not isinstance(error, TimeoutError):
+        reason = connection.failure()
+    connection.close()
+    if isinstance(error, TimeoutError):
+        return ControlError(f"the daemon did not answer within {timeout:g} s", "see its log: journalctl -u lopower")
+    return reason or ProtocolError(f"the connection to the daemon broke: {error}", "see its log")
 
 
 def _answer(response: http.client.HTTPResponse) -> Any:

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from lopower.daemon import streams
 from lopower.daemon.endpoints import NoEndpointError
 from lopower.daemon.errors import OperationError
 from lopower.daemon.operations import Operations
@@ -144,6 +145,7 @@ class ControlServer:
             web.post("/v1/devices/{name}/rules", self._change_rules),
             web.post("/v1/devices/{name}/reset-clock", self._reset_clock),
             web.post("/v1/devices/{name}/ping", self._ping),
+            web.post("/v1/devices/{name}/stream", self._stream),
             web.post("/v1/tailnet/login", self._login),
             web.post("/v1/tailnet/logout", self._logout),
             web.get("/v1/advertised", self._advertised),
@@ -231,8 +233,9 @@ class ControlServer:
     async def _configuration(self, request: web.Request) -> web.StreamResponse:
         fields = Fields(await _body(request), "the request")
         form = parse_format(fields.take("format", str, "conf"))
+        given: bool = fields.take("given", bool, True)
         fields.end()
-        document = await self._operations.configuration(request.match_info["name"], form)
+        document = await self._operations.configuration(request.match_info["name"], form, given)
         _log_change(request, f"took the configuration of {document['name']}")
         return web.json_response(document)
 
@@ -258,6 +261,16 @@ class ControlServer:
         fields.end()
         replies = await self._operations.ping(request.match_info["name"], count, interval, timeout)
         return web.json_response({"replies": replies})
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        """A TCP connection to a device: the request's body goes there, the answer's comes from there, both at once."""
+        name, port = request.match_info["name"], _port(request.query.get("port", ""))
+        with await self._operations.call(name, port) as device:
+            _log_change(request, f"opened a connection to port {port} of {name}")
+            response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+            await response.prepare(request)
+            await streams.join(request.content, response, device)
+            return response
 
     async def _login(self, request: web.Request) -> web.StreamResponse:
         fields = Fields(await _body(request), "the request")
@@ -319,10 +332,7 @@ class ControlServer:
 
     async def _unserve(self, request: web.Request) -> web.StreamResponse:
         protocol = parse_protocol(request.match_info["protocol"])
-        text = request.match_info["port"]
-        if not (text.isascii() and text.isdecimal() and len(text) < 6):
-            raise RequestError(f"{text!r} is not a port; ports are 1 to 65535")
-        document = await self._operations.unserve(protocol, int(text))
+        document = await self._operations.unserve(protocol, _port(request.match_info["port"]))
         _log_change(request, f"serves {document['protocol']} port {document['port']} no longer")
         return web.json_response(document)
 
@@ -398,6 +408,12 @@ def _watch_seconds(request: web.Request) -> float | None:
     if not MIN_WATCH_SECONDS <= seconds <= MAX_WATCH_SECONDS:
         raise RequestError(f"watch={text}: seconds from {MIN_WATCH_SECONDS} to {MAX_WATCH_SECONDS:g}")
     return seconds
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 0 < int(text) < 65536):
+        raise RequestError(f"{text[:20]!r} is not a port; ports are 1 to 65535")
+    return int(text)
 
 
 def _log_change(request: web.Request, what: str) -> None:

@@ -142,6 +142,15 @@ def _idle(device: Device, statistics: DeviceStatistics, inside: tuple[Finding, .
 def _inside_the_tunnel(device: Device, statistics: DeviceStatistics) -> tuple[Finding, ...]:
     """What a device that is connected can still have wrong."""
     counters, findings = statistics.counters, []
+    firmware = device.firmware
+    if firmware is not None and firmware.gave_up is not None:
+        findings.append(
+            Finding(
+                "update_given_up",
+                f"its last update was given up, and it went back to what it ran before: {firmware.reason}",
+                f"put right what the update changed, and run it again; see: lopower device logs {device.name}",
+            )
+        )
     if count := counters.get("source_not_allowed", 0):
         own = " and ".join(str(address) for address in (device.ipv4, device.ipv6) if address is not None)
         findings.append(

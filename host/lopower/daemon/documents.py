@@ -35,6 +35,7 @@ def device_summary(
         "rx_bytes": statistics.rx_bytes,
         "tx_bytes": statistics.tx_bytes,
         "rules": [str(rule) for rule in device.rules],
+        "firmware": None if device.firmware is None else asdict(device.firmware),
     }
 
 

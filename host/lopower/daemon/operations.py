@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from lopower import __version__
+from lopower.bridge.inbound import DEVICE_PORT
 from lopower.daemon import doctor, documents
 from lopower.daemon.advertising import Advertising
 from lopower.daemon.diagnosis import Diagnosis, diagnose
@@ -37,7 +39,7 @@ from lopower.devices.exposures import Exposure
 from lopower.devices.keys import format_key
 from lopower.devices.policy import Rule
 from lopower.devices.registry import Registry
-from lopower.tailnet.driver import TAILNET_IPV4, TAILNET_IPV6
+from lopower.tailnet.driver import TAILNET_IPV4, TAILNET_IPV6, DialError, DialRefused
 from lopower.tailnet.host_inbound import HostListeners
 from lopower.tailnet.routes import HostSnapshot, IPNetwork, interface_addresses, take_snapshot
 from lopower.tailnet.tsnet import TsnetDriver
@@ -88,6 +90,9 @@ class Runtime(Protocol):
 
     def tailnet_node(self) -> TsnetDriver | None:
         """The driver that has nodes of its own, if that is in use."""
+
+    async def call(self, device: Device, port: int) -> socket.socket:
+        """A connection to a device's TCP port, from the gateway's address; raises DialError."""
 
     def host_listeners(self) -> HostListeners | None:
         """The ports of the host's tailnet addresses; None with a node of the proxy's own."""
@@ -248,13 +253,18 @@ class Operations:
             await self._hand_out(device, server, form, key, with_qr) for device, key in zip(added, keys, strict=True)
         ]
 
-    async def configuration(self, name: str, form: OutputFormat) -> dict[str, Any]:
-        """A device's configuration as it should be now, with a placeholder for the private key. It counts as given.
+    async def configuration(self, name: str, form: OutputFormat, given: bool = True) -> dict[str, Any]:
+        """A device's configuration as it should be now, with a placeholder for the private key.
+
+        `given`: it counts as the one that the device has.
 
         Raises:
             DeviceNotFound, ConfigurationUnavailable, NoEndpointError: there is none to give.
         """
-        return await self._hand_out(self._registry.get(name), self._server_facts(), form, None, False)
+        device, server = self._registry.get(name), self._server_facts()
+        if not given:
+            return await asyncio.to_thread(documents.configuration, device, server, form, None, False)
+        return await self._hand_out(device, server, form, None, False)
 
     async def remove_device(self, name: str) -> dict[str, Any]:
         """Remove a device; its flows end at once."""
@@ -377,6 +387,24 @@ class Operations:
         if not device.enabled:
             raise OperationError(f"{name} is disabled", f"lopower device enable {name}")
         return [documents.echo_result(result) for result in await self._runtime.ping(device, count, interval, timeout)]
+
+    async def call(self, name: str, port: int) -> socket.socket:
+        """A connection to a TCP port of a device, through its tunnel, from the gateway's address.
+
+        Raises:
+            OperationError: the device is not there, or refuses.
+        """
+        device = self._registry.get(name)
+        if not device.enabled:
+            raise OperationError(f"{name} is disabled", f"lopower device enable {name}")
+        try:
+            return await self._runtime.call(device, port)
+        except DialRefused:
+            raise OperationError(
+                f"{name} refuses a connection to its port {port}", _refused_hint(device, port)
+            ) from None
+        except DialError as error:
+            raise OperationError(f"{name} cannot be reached: {error}", f"lopower device show {name}") from None
 
     async def doctor(self) -> list[dict[str, Any]]:
         """This host, as the running daemon needs it."""
@@ -533,4 +561,13 @@ _STORED_BY_RUNTIME: Final[dict[str, Any]] = {
     "last_timestamp": None,
     "last_endpoint": None,
     "configuration_digest": None,
+    "firmware": None,
 }
+
+
+def _refused_hint(device: Device, port: int) -> str:
+    if port != DEVICE_PORT:
+        return "does its program listen there?"
+    if device.firmware is None:
+        return "it has never said that it runs lopower's firmware, which listens there"
+    return "its firmware may be older than updates through the tunnel: use the cable, lopower flash"

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -29,11 +30,13 @@ from lopower.daemon.udp_socket import SocketFeatures
 from lopower.daemon.write_behind import WriteBehind
 from lopower.devices.device import Device, ServedPort
 from lopower.devices.exposures import Exposure
+from lopower.devices.firmware import Firmware
 from lopower.devices.registry import Registry
 from lopower.dns.config import DnsConfig, parse_route
 from lopower.dns.server import DnsServer
 from lopower.netstack.config import StackConfig
 from lopower.netstack.stack import Stack
+from lopower.tailnet.driver import DialUnreachable
 from lopower.tailnet.host import HostDialer
 from lopower.tailnet.host_inbound import HostListeners
 from lopower.tailnet.routes import HostNetwork, HostSnapshot, IPNetwork
@@ -105,6 +108,7 @@ class ProxyRuntime:
         self.driver = self.tailnet.driver
         self._dns_settings: DnsConfig | None = None
         self._endpoints = WriteBehind(loop, "device endpoints", registry.store_endpoints, clock)
+        self._firmware = WriteBehind(loop, "what devices run", registry.store_firmware, clock)
         self.path = DataPath(loop, clock)
 
     def open_socket(self) -> None:
@@ -160,6 +164,7 @@ class ProxyRuntime:
             ranges=ranges.networks,
             rules=(*settings.deny, *settings.allow),
             contact=_contact,
+            announced=self._announced,
             names=("gateway", *(f"gateway.{domain}" for domain in settings.search_domain)),
             has_endpoint=lambda peer: peer.endpoint is not None,
         )
@@ -189,6 +194,7 @@ class ProxyRuntime:
         if self._moved:
             self._endpoints.put(list(self._moved.items()))
         await self._endpoints.close()
+        await self._firmware.close()
         await self._stamps.close()
 
     # What the data path asks of its application.
@@ -356,6 +362,17 @@ class ProxyRuntime:
         """The ports of the host's tailnet addresses; None with a node of the proxy's own."""
         return self.tailnet.listeners
 
+    async def call(self, device: Device, port: int) -> socket.socket:
+        """A connection to a device's TCP port, from the gateway's address.
+
+        Raises:
+            DialError: it does not come about.
+        """
+        peer = self._peers.get(device.id)
+        if peer is None:
+            raise DialUnreachable(f"{device.name} is disabled")
+        return await self.bridge.call(peer, port)
+
     async def ping(self, device: Device, count: int, interval: float, timeout: float) -> list[EchoResult]:
         """Echo requests to a device, to its IPv4 address if it has one, one after the other."""
         address = device.ipv4 or device.ipv6
@@ -378,6 +395,7 @@ class ProxyRuntime:
             for what, failing in (
                 ("handshake time stamps", self._stamps.failing),
                 ("device endpoints", self._endpoints.failing),
+                ("what devices run", self._firmware.failing),
             )
             if failing is not None
         ]
@@ -451,6 +469,15 @@ class ProxyRuntime:
         except Exception as error:
             # Devices go on accepting our stamps as long as the clock does not go back over a crash in this time.
             log.warning("our own handshake time stamps could not be reserved: %s", error)
+
+    def _announced(self, peer: Peer, firmware: Firmware) -> None:
+        """A board has started, and says what it runs."""
+        state: DeviceState = peer.context
+        name = state.device.name
+        log.info("%s started (%s): package %s, %s", name, firmware.reset, firmware.package, firmware.image)
+        if firmware.gave_up is not None:
+            log.warning("%s gave an update up and runs what it ran before: %s", name, firmware.reason)
+        self._firmware.put([(peer.public_key, firmware)])
 
     def _tailnet_changed(self) -> None:
         """What the tailnet says changed: names, routes, or whether we are in it."""

@@ -7,6 +7,7 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Literal
 
+from lopower.devices.firmware import Firmware
 from lopower.devices.keys import generate_preshared_key
 from lopower.devices.policy import Rule
 
@@ -34,6 +35,7 @@ class Device:
         last_timestamp: the greatest TAI64N stamp it initiated with, 12 bytes; older ones are replays.
         last_endpoint: host and port it was last seen at.
         configuration_digest: of the configuration it was last given (`configurations.digest`).
+        firmware: what it said last of what it runs; None: nothing, as devices without our firmware do.
     """
 
     id: int
@@ -51,6 +53,7 @@ class Device:
     last_timestamp: bytes | None = None
     last_endpoint: tuple[str, int] | None = None
     configuration_digest: str | None = None
+    firmware: Firmware | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ from lopower.devices.errors import (
     KeyTaken,
     NameTaken,
 )
+from lopower.devices.firmware import Firmware
 from lopower.devices.keys import KEY_LENGTH
 from lopower.devices.names import parse_name
 from lopower.devices.offers import Offers
@@ -344,6 +345,30 @@ class Registry(Offers):
                 )
             for key, endpoint in changed.items():
                 self._put(replace(self._by_key[key], last_endpoint=endpoint))
+
+    def store_firmware(self, told: Iterable[tuple[bytes, Firmware]]) -> None:
+        """Keep what devices, by public key, say that they run; one transaction. Unknown keys are passed over.
+
+        Raises:
+            DatabaseError
+        """
+        with self._lock:
+            changed = {
+                key: firmware
+                for key, firmware in told
+                if (device := self._by_key.get(key)) is not None and device.firmware != firmware
+            }
+            if not changed:
+                return
+            with self._transaction() as connection:
+                connection.execute(
+                    update(schema.devices)
+                    .where(schema.devices.c.public_key == bindparam("key"))
+                    .values(firmware=bindparam("text")),
+                    [{"key": key, "text": firmware.to_json()} for key, firmware in changed.items()],
+                )
+            for key, firmware in changed.items():
+                self._put(replace(self._by_key[key], firmware=firmware))
 
     # Changing the rest.
 

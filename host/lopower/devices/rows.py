@@ -16,6 +16,7 @@ from lopower.devices.addresses import IPAddress, Ranges
 from lopower.devices.advertising import Advertisement, Zone
 from lopower.devices.device import Device, NewDevice, ServedPort
 from lopower.devices.exposures import Exposure, parse_sources
+from lopower.devices.firmware import parse as parse_firmware
 from lopower.devices.policy import Rule
 
 # Keys of the table `state`.
@@ -91,6 +92,7 @@ def _device_from(row: Any, rules: tuple[Rule, ...]) -> Device:
         last_timestamp=row.last_timestamp,
         last_endpoint=(row.last_host, row.last_port) if row.last_host is not None else None,
         configuration_digest=row.configuration_digest,
+        firmware=None if row.firmware is None else parse_firmware(row.firmware),
     )
 
 

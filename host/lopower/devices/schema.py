@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 # Oldest first; each is the name of a file in migrations/versions.
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 HEAD: Final = REVISIONS[-1]
 
 # Marks a SQLite file as ours ("lopo"), so that another program's database is not taken for a damaged one of ours.
@@ -53,6 +53,7 @@ devices: Final = Table(
     Column("last_host", String(64)),
     Column("last_port", Integer),
     Column("configuration_digest", String(64)),
+    Column("firmware", Text),  # what the device said last of what it runs
     CheckConstraint("length(public_key) = 32", name="public_key"),
     CheckConstraint("preshared_key IS NULL OR length(preshared_key) = 32", name="preshared_key"),
     CheckConstraint("ipv4 IS NOT NULL OR ipv6 IS NOT NULL", name="has_address"),

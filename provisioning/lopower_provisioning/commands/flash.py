@@ -17,6 +17,7 @@ from lopower_provisioning.chips import Chip
 from lopower_provisioning.commands import flash_text
 from lopower_provisioning.commands.choosing import choose_port, on_terminal, ports_by_mac
 from lopower_provisioning.commands.failures import told
+from lopower_provisioning.commands.places import cache_path, wifi_path
 from lopower_provisioning.errors import SettingsError
 from lopower_provisioning.job import Outcome, Request, flash
 from lopower_provisioning.plan import Line
@@ -59,6 +60,7 @@ def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> 
     add("--offline", metavar="SERVER", help="the output of `lopower server show` in a file; no daemon is asked")
     add("--devices", metavar="CSV", help="with --offline: the list for `device add --csv`; default: devices.csv")
     add("--many", metavar="CSV", help="all boards of a list: name, port or mac, wifi, board, image, main")
+    add("--remote-repl", action="store_true", help="the gateway may use the board's console: lopower repl")
     add("-y", "--yes", action="store_true", help="write over what the board runs, and take the name of another device")
     options.add_json(parser)
     parser.set_defaults(run=run)
@@ -171,6 +173,7 @@ def _request(
         packages=tuple(arguments.mip or ()),
         key_on_board=arguments.keys == "board",
         may_be_silent=arguments.offline is not None,
+        remote_repl=arguments.remote_repl,
     )
 
 
@@ -243,17 +246,3 @@ def _text(name: str) -> str:
         raise SettingsError(f"{name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{name} is not UTF-8") from None
-
-
-def wifi_path() -> Path:
-    """Where Wi-Fi networks are saved."""
-    import platformdirs
-
-    return platformdirs.user_config_path("lopower") / "wifi.json"
-
-
-def cache_path() -> Path:
-    """Where images are kept."""
-    import platformdirs
-
-    return platformdirs.user_cache_path("lopower")

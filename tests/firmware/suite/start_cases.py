@@ -289,7 +289,7 @@ def test_a_set_that_never_confirms():
 
 
 def test_a_trial():
-    """The first handshake confirms; two minutes of network without one reject, and restart."""
+    """The first handshake confirms; two minutes without one reject, and restart."""
     choose = _boot()["choose"]
     for confirmed in (True, False):
         _clean()
@@ -297,12 +297,11 @@ def test_a_trial():
         _set("lopower_b", 2)
         choose(DIRECTORY)
         resets = []
-        watched = trial.pending(DIRECTORY + "lopower.sets", lambda: resets.append(1))
-        assert not watched.watch(0, False, False)
-        assert not watched.watch(500_000, True, False)
-        assert not watched.watch(500_000 + trial.LIMIT - 1, True, False)
-        assert watched.watch(500_000 + trial.LIMIT, True, confirmed)
+        watched = trial.pending(DIRECTORY, lambda: resets.append(1))
+        assert not watched.watch(500_000, False)
+        assert not watched.watch(500_000 + 1000 * trial.LIMIT - 1, False)
+        assert watched.watch(500_000 + 1000 * trial.LIMIT, confirmed)
         assert len(resets) == (0 if confirmed else 1)
-        assert trial.pending(DIRECTORY + "lopower.sets", lambda: None) is None
+        assert trial.pending(DIRECTORY, lambda: None) is None
         for _ in range(5):
             assert choose(DIRECTORY) == DIRECTORY + ("lopower_b" if confirmed else "lopower_a")
