@@ -158,7 +158,8 @@ def renaming(sources: dict[str, str]) -> dict[str, str]:
             together[name] |= names
     arguments = _arguments(used)
     attributes = _used(sources, builtins_too=False)
-    free = [name for name in ROM if name not in attributes and name not in arguments]
+    # Not what takes names as texts: the texts in a call of it are renamed, too.
+    free = [name for name in ROM if name not in attributes and name not in arguments and name not in _BY_NAME]
     replacements: dict[str, str] = {}
     for name in sorted(together, key=lambda name: (name not in unique, -len(together[name]), name)):
         neighbours = set(together) if name in unique else together[name] | (unique & set(together))

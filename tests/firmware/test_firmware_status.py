@@ -31,7 +31,7 @@ def text(key):
 def write(wifi, **changes):
     proxy = {
         "public_key": text(public_key(OTHER)), "addresses": ["10.0.0.2"], "endpoints": ["proxy.example:51820"],
-        "allowed_ips": ["10.0.0.0/24"], "persistent_keepalive": 0, "dns": ["10.0.0.1"], "preshared_key": None,
+        "allowed_ips": ["10.0.0.0/24"], "persistent_keepalive": 0, "dns": [], "preshared_key": None,
     }
     content = {"private_key": text(DEVICE), "written": 1_700_000_000, "timer": None, "wifi": wifi, "proxies": [proxy],
                "sntp": False}

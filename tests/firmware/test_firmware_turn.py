@@ -40,6 +40,7 @@ class World:
             persistent_keepalive=0,
             addresses=[OURS],
             endpoints=[("192.0.2.1", 51820)],
+            dns=[],
         )
         settings = SimpleNamespace(proxies=[proxy], written=1_790_000_000, sntp=False)
         sockets = SimpleNamespace(
