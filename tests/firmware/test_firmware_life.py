@@ -80,7 +80,9 @@ def test_an_hour(tmp_path: Path) -> None:
     assert handshakes >= 30
     assert changes >= roams
     assert free[1] >= free[0] - 512
-    assert largest[1] >= largest[0] - 16
+    # In blocks of 32 bytes. A session may be made while a module is there for one call, and lies behind it: the largest block
+    # moves by as much as such a module takes, and no further.
+    assert largest[1] >= largest[0] - 160
     assert lines[-1] == "1 0"
 
 
