@@ -80,7 +80,7 @@ def test_an_hour(tmp_path: Path) -> None:
     assert handshakes >= 30
     assert changes >= roams
     assert free[-1] >= free[1] - 512
-    # Modules that are there for one call move the largest block to and fro (blocks of 16 bytes); it must not become smaller
+    # Modules that are there for one call move the largest block to and fro (blocks of 16 bytes); it must not shrink
     # with time.
     early, late = largest[1:6], largest[6:]
     assert max(late) >= max(early) - 64
