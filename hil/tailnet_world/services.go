@@ -18,6 +18,7 @@ const (
 	echoPort   = 7  // TCP and UDP: what comes goes back
 	hashPort   = 9  // TCP: takes all until FIN, then says its SHA-256 in hex and ends
 	sourcePort = 19 // TCP: "N\n" gives N bytes (byteAt), then ends
+	countPort  = 20 // TCP: takes all until FIN, then says how many bytes it was and ends
 	resetPort  = 21 // TCP: answers the first byte with a RST
 	dnsPort    = 53 // UDP and TCP: A of anything is 192.0.2.53, TXT is long; but NXDOMAIN under "missing."
 	httpPort   = 80 // GET / says "NAME\n"; GET /address says the client's
@@ -27,7 +28,8 @@ const transferBuffer = 256 << 10
 
 func (p *peer) serve() error {
 	for port, serve := range map[int]func(net.Conn){
-		echoPort: echoStream, hashPort: hashStream, sourcePort: sendStream, resetPort: resetStream, dnsPort: dnsStream,
+		echoPort: echoStream, hashPort: hashStream, sourcePort: sendStream, countPort: countStream, resetPort: resetStream,
+		dnsPort: dnsStream,
 	} {
 		listener, err := p.server.Listen("tcp", ":"+strconv.Itoa(port))
 		if err != nil {
@@ -90,6 +92,14 @@ func hashStream(conn net.Conn) {
 	sum := sha256.New()
 	if _, err := io.CopyBuffer(sum, struct{ io.Reader }{conn}, make([]byte, transferBuffer)); err == nil {
 		_, _ = io.WriteString(conn, hex.EncodeToString(sum.Sum(nil)))
+	}
+}
+
+func countStream(conn net.Conn) {
+	defer conn.Close()
+	count, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{conn}, make([]byte, transferBuffer))
+	if err == nil {
+		_, _ = io.WriteString(conn, strconv.FormatInt(count, 10))
 	}
 }
 

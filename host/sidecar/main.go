@@ -83,6 +83,7 @@ func run(arguments []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitArguments
 	}
 
+	coarseTimers()
 	log, secrets := newLog(stderr, *verbose)
 	unix.Umask(0o077)
 	for _, name := range ignoredEnvironment {

@@ -25,6 +25,15 @@ const (
 	keepaliveInterval = 75 * time.Second
 	keepaliveCount    = 9
 
+	// What the kernel may hold on the way to the daemon, for a flow that has relayed so much already, and for so many flows at a
+	// time: a daemon that finds more reads more at once, which halves its share of the CPU. A thousand flows to a device that
+	// takes nothing must not hold as much each.
+	largeSocketBuffer = 1 << 20
+	largeSocketAfter  = 1 << 20
+	maxLargeSockets   = 64
+
+	watchAfter = 100 * time.Millisecond
+
 	drainPause = 200 * time.Millisecond
 
 	// A fixed receive window. WireGuard's implementation takes 64 KB for each packet on its way through the node, however
@@ -34,6 +43,9 @@ const (
 )
 
 var busyBuffers = sync.Pool{New: func() any { b := make([]byte, busyBuffer); return &b }}
+
+// largeSockets counts the flows whose way to the daemon holds largeSocketBuffer.
+var largeSockets atomic.Int64
 
 // remoteStream is the tailnet's side of a flow: a TCP connection of the node's stack, or TLS over one.
 type remoteStream interface {
@@ -65,7 +77,7 @@ func relay(ctx context.Context, daemon *net.UnixConn, remote remoteStream, conn 
 			}
 			relayed.Add(int64(len(first)))
 		}
-		err := copyStream(remote, daemon, relayed)
+		err := copyStream(remote, daemon, relayed, nil)
 		if err == nil && (ourEnd.Load() || !hungUp(daemon)) {
 			err = remote.CloseWrite()
 		} else if err == nil {
@@ -75,7 +87,18 @@ func relay(ctx context.Context, daemon *net.UnixConn, remote remoteStream, conn 
 			resetBoth()
 		}
 	})
-	if err := copyStream(daemon, remote, relayed); err != nil {
+	large := false
+	defer func() {
+		if large {
+			largeSockets.Add(-1)
+		}
+	}()
+	enlarge := func() {
+		if large = enter(&largeSockets, maxLargeSockets); large {
+			setSendBuffer(daemon, largeSocketBuffer)
+		}
+	}
+	if err := copyStream(daemon, remote, relayed, enlarge); err != nil {
 		resetBoth()
 	} else {
 		ourEnd.Store(true)
@@ -86,8 +109,10 @@ func relay(ctx context.Context, daemon *net.UnixConn, remote remoteStream, conn 
 	daemon.Close()
 }
 
-// copyStream copies until end of file (nil) or an error.
-func copyStream(to io.Writer, from io.Reader, relayed *atomic.Int64) error {
+// copyStream copies until end of file (nil) or an error. It calls many, if there is one, once it has copied largeSocketAfter
+// bytes.
+func copyStream(to io.Writer, from io.Reader, relayed *atomic.Int64, many func()) error {
+	copied := 0
 	idle := make([]byte, idleBuffer)
 	var busy *[]byte
 	defer func() {
@@ -106,6 +131,10 @@ func copyStream(to io.Writer, from io.Reader, relayed *atomic.Int64) error {
 				return err
 			}
 			relayed.Add(int64(n))
+			if copied += n; many != nil && copied >= largeSocketAfter {
+				many()
+				many = nil
+			}
 		}
 		switch {
 		case err == io.EOF:
@@ -141,8 +170,19 @@ func descriptorHungUp(fd uintptr) bool {
 	}
 }
 
-// watchHangup calls closed if the daemon closes the socket before stop is called. It takes no data from it.
+// watchHangup calls closed if the daemon closes the socket before stop is called, watchAfter later at the earliest: most dials
+// are over by then and need no watching. It takes no data from the socket.
 func watchHangup(daemon *net.UnixConn, closed func()) (stop func()) {
+	stopWatching := make(chan func(), 1)
+	timer := time.AfterFunc(watchAfter, func() { stopWatching <- watchHangupNow(daemon, closed) })
+	return func() {
+		if !timer.Stop() {
+			(<-stopWatching)()
+		}
+	}
+}
+
+func watchHangupNow(daemon *net.UnixConn, closed func()) (stop func()) {
 	raw, err := daemon.SyscallConn()
 	if err != nil {
 		closed()

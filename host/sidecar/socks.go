@@ -23,7 +23,8 @@ const (
 func (s *sidecar) serveSOCKS(daemon *net.UnixConn) {
 	defer daemon.Close()
 	r, done := readRequest(daemon, socksRequestBytes)
-	n, ok := s.socksLogin(daemon, r)
+	w := &socksWriter{daemon: daemon, requests: r}
+	n, ok := s.socksLogin(w, r)
 	if !ok {
 		return
 	}
@@ -33,14 +34,14 @@ func (s *sidecar) serveSOCKS(daemon *net.UnixConn) {
 	}
 	done()
 	if code != replyConnected {
-		socksReply(daemon, code)
+		socksReply(w, code)
 		return
 	}
 	m := n.member.Load()
 	s.counters.dials.Add(1)
 	if m == nil {
 		s.counters.dialsFailed.Add(1)
-		socksReply(daemon, replyNoNetwork)
+		socksReply(w, replyNoNetwork)
 		return
 	}
 	ctx, cancel := context.WithCancel(m.ctx)
@@ -52,23 +53,45 @@ func (s *sidecar) serveSOCKS(daemon *net.UnixConn) {
 		s.counters.dialsFailed.Add(1)
 		code := replyCode(err)
 		m.log.Debug("dial", "destination", destination.String(), "reply", code, "error", err.Error())
-		socksReply(daemon, code)
+		socksReply(w, code)
 		return
 	}
 	remote, ok := conn.(remoteStream)
 	if !ok {
 		conn.Close()
-		socksReply(daemon, replyFailed)
+		socksReply(w, replyFailed)
 		return
 	}
-	if !socksReply(daemon, replyConnected) {
+	if !socksReply(w, replyConnected) {
 		abort(conn)
 		return
 	}
 	relay(m.ctx, daemon, remote, conn, buffered(r), &s.memory.relayed)
 }
 
-func (s *sidecar) socksLogin(daemon *net.UnixConn, r *bufio.Reader) (*node, bool) {
+// socksWriter keeps an answer back while more of the request is there already: a client that sent all of it at once is woken
+// once, and not for each answer.
+type socksWriter struct {
+	daemon   *net.UnixConn
+	requests *bufio.Reader
+	kept     []byte
+}
+
+func (w *socksWriter) answer(b ...byte) error {
+	w.kept = append(w.kept, b...)
+	if w.requests.Buffered() > 0 {
+		return nil
+	}
+	return w.flush()
+}
+
+func (w *socksWriter) flush() error {
+	_, err := w.daemon.Write(w.kept)
+	w.kept = nil
+	return err
+}
+
+func (s *sidecar) socksLogin(w *socksWriter, r *bufio.Reader) (*node, bool) {
 	methods, err := socksField(r, socksVersion)
 	if err != nil {
 		return nil, false
@@ -78,10 +101,11 @@ func (s *sidecar) socksLogin(daemon *net.UnixConn, r *bufio.Reader) (*node, bool
 		offered = offered || method == socksPasswords
 	}
 	if !offered {
-		_, _ = daemon.Write([]byte{socksVersion, socksNoMethod})
+		w.kept = []byte{socksVersion, socksNoMethod}
+		_ = w.flush()
 		return nil, false
 	}
-	if _, err := daemon.Write([]byte{socksVersion, socksPasswords}); err != nil {
+	if err := w.answer(socksVersion, socksPasswords); err != nil {
 		return nil, false
 	}
 	name, err := socksField(r, 1)
@@ -96,12 +120,12 @@ func (s *sidecar) socksLogin(daemon *net.UnixConn, r *bufio.Reader) (*node, bool
 		return nil, false
 	}
 	n := s.node(string(name))
-	status := byte(0)
 	if n == nil {
-		status = 1
+		w.kept = append(w.kept, 1, 1)
+		_ = w.flush()
+		return nil, false
 	}
-	_, err = daemon.Write([]byte{1, status})
-	return n, n != nil && err == nil
+	return n, w.answer(1, 0) == nil
 }
 
 // socksField reads a version byte and a field that follows its length.
@@ -144,7 +168,7 @@ func socksRequest(r *bufio.Reader) (destination netip.AddrPort, code byte, err e
 	return netip.AddrPortFrom(address, binary.BigEndian.Uint16(rest[size:])), replyConnected, nil
 }
 
-func socksReply(daemon *net.UnixConn, code byte) bool {
-	_, err := daemon.Write([]byte{socksVersion, code, 0, socksIPv4, 0, 0, 0, 0, 0, 0})
-	return err == nil
+func socksReply(w *socksWriter, code byte) bool {
+	w.kept = append(w.kept, socksVersion, code, 0, socksIPv4, 0, 0, 0, 0, 0, 0)
+	return w.flush() == nil
 }

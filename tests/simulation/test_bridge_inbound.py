@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lopower.bridge.config import BridgeConfig
 from lopower.devices.exposures import Exposure, parse_sources
 from lopower.netstack.errors import FlowReset
 from lopower.tailnet.tsnet_inbound import InboundRequest
@@ -353,3 +354,23 @@ async def test_nothing_is_accepted_while_the_daemon_ends(world: World) -> None:
     await world.bridge.close(0)
     async with PeerFlow(world, 80) as flow:
         assert await flow.answer() == b"\x01"
+
+
+async def test_only_so_many_bulk_flows_hold_much_in_the_kernel() -> None:
+    """A device faster than the tailnet: its streams to the sidecar grow, up to the limit; their end gives it back."""
+    size = 3 << 20
+    async with running(KITCHEN, config=BridgeConfig(max_large_streams=1)) as world:
+        world.bridge.set_exposures([Exposure(device_id=KITCHEN.id, kind="all")], world.now())
+        kitchen = device(world)
+        kitchen.listening.add(80)
+        flows = world.bridge.flows
+        async with PeerFlow(world, 80) as first, PeerFlow(world, 80, source="100.64.0.8") as second:
+            for flow in (first, second):
+                assert await flow.answer() == b"\x00"
+                sending = asyncio.create_task((await kitchen.accepted.get()).write(bytes(size)))
+                received = 0
+                while received < size:
+                    received += len(await flow.read())
+                await asyncio.wait_for(sending, 10)
+                assert flows.large_streams == 1
+        await world.until(lambda: flows.large_streams == 0 and not len(flows))

@@ -41,6 +41,8 @@ class BridgeConfig:
     max_echoes_per_device: int = 16
     # Questions being resolved; each is a task. A device that asks for what no resolver answers.
     max_queries_per_device: int = 64
+    # Each of these unix streams may hold 2 MB in the kernel, of a tailnet slower than its device.
+    max_large_streams: int = 64
     # Many devices at once; sockets, and buffers in the kernel behind each.
     max_flows: int = 16_384
     max_queries: int = 1024

@@ -78,6 +78,7 @@ class FlowTable:
 
     Attributes:
         ready: flows that have work, in the order they got it.
+        large_streams: flows whose unix stream to the sidecar has a large buffer.
         counters: what happened, for all devices together.
     """
 
@@ -87,6 +88,7 @@ class FlowTable:
         self.config = config
         self.counters: Counter[str] = Counter()
         self.ready: dict[Flow, None] = {}
+        self.large_streams = 0
         self._flows: dict[Flow, None] = {}
         self._next_sweep: float | None = None
 

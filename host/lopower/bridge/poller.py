@@ -53,6 +53,7 @@ class Poller:
         self._loop = loop
         self._on_ready = on_ready
         self._callbacks: dict[int, Ready] = {}
+        self._on_demand: dict[int, bool] = {}  # with epoll: whether room to write is asked for at the moment
         self._pending: dict[int, int] = {}  # without epoll: what asyncio reported since the last dispatch
         self._closed = False
         if self.edge_triggered:
@@ -67,17 +68,27 @@ class Poller:
         """Ask for a turn: something happened outside of one."""
         self._on_ready()
 
-    def add(self, fd: int, callback: Ready) -> None:
-        """Watch `fd` for reading and writing until `remove`, which must come before it is closed."""
+    def add(self, fd: int, callback: Ready, write_on_demand: bool = False) -> None:
+        """Watch `fd` for reading and writing until `remove`, which must come before it is closed.
+
+        With `write_on_demand` room to write is reported only when `rearm` has asked for it. That is for unix sockets:
+        they report it whenever the other side has read something, TCP sockets only after they were full.
+        """
         self._callbacks[fd] = callback
-        if self.edge_triggered:
-            self._epoll.register(fd, _EPOLL_MASK)
+        if not self.edge_triggered:
+            self.rearm(fd, READ if write_on_demand else READ | WRITE)
+        elif write_on_demand:
+            self._on_demand[fd] = False
+            self._epoll.register(fd, _EPOLL_READ)
         else:
-            self.rearm(fd, READ | WRITE)
+            self._epoll.register(fd, _EPOLL_MASK)
 
     def rearm(self, fd: int, mask: int) -> None:
         """Report READ, WRITE or both of `fd` once more; to be called when the kernel said "would block"."""
         if self.edge_triggered:
+            if mask & WRITE and self._on_demand.get(fd) is False:
+                self._on_demand[fd] = True
+                self._epoll.modify(fd, _EPOLL_MASK)
             return
         if mask & READ:
             self._loop.add_reader(fd, self._report, fd, READ)
@@ -90,6 +101,7 @@ class Poller:
             return
         if self.edge_triggered:
             self._epoll.unregister(fd)
+            self._on_demand.pop(fd, None)
         else:
             self._pending.pop(fd, None)
             self._loop.remove_reader(fd)
@@ -103,6 +115,8 @@ class Poller:
             if not events:
                 return
             masks = [(fd, callbacks.get(fd), _MASKS[event & _EPOLL_ANY]) for fd, event in events]
+            if self._on_demand:
+                self._answer_demands(masks)
         elif self._pending:
             masks = [(fd, callbacks.get(fd), mask) for fd, mask in self._pending.items()]
             self._pending.clear()
@@ -112,6 +126,13 @@ class Poller:
             # An earlier callback may have closed this one's socket, and a new one may have got its number.
             if callback is not None and callbacks.get(fd) is callback:
                 callback(mask)
+
+    def _answer_demands(self, reported: list[tuple[int, Ready | None, int]]) -> None:
+        """What was asked for is reported now, and is not wanted any more."""
+        for fd, _, mask in reported:
+            if mask & WRITE and self._on_demand.get(fd):
+                self._on_demand[fd] = False
+                self._epoll.modify(fd, _EPOLL_READ)
 
     def close(self) -> None:
         """Watch nothing any more."""
@@ -134,7 +155,8 @@ class Poller:
 
 
 if _EPOLL:
-    _EPOLL_MASK: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+    _EPOLL_READ: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+    _EPOLL_MASK: Final = _EPOLL_READ | select.EPOLLOUT
     _EPOLL_END: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
     _EPOLL_ANY: Final = select.EPOLLIN | select.EPOLLOUT | _EPOLL_END
 

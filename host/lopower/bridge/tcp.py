@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from lopower.netstack.tcp.connection import Connection
 
 MAX_BUFFERS: Final = 1024  # UIO_MAXIOV: a system call takes no more
+# The kernel gives a unix stream 200 KB: a bulk flow fills it in each turn, and what is left over is copied.
+# A flow that has moved so much gets more, with the right to it; without, as much as net.core.wmem_max permits.
+_LARGE_STREAM_BYTES: Final = 1 << 20
+_LARGE_STREAM_AFTER: Final = 1 << 20
+_SO_SNDBUFFORCE: Final = 32
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -43,6 +48,13 @@ def reset(upstream: socket.socket) -> None:
     with contextlib.suppress(OSError):
         upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     upstream.close()
+
+
+def _enlarge(stream: socket.socket) -> None:
+    try:
+        stream.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _LARGE_STREAM_BYTES)
+    except OSError:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LARGE_STREAM_BYTES)
 
 
 def _hung_up(upstream: socket.socket) -> bool:
@@ -80,11 +92,14 @@ class StitchedTcp(Flow):
         self._eof = False  # upstream's last byte was read, and FIN follows it to the device
         self._shut = False  # the device's last byte was written, and FIN follows it upstream
         self._finished = False
+        # A unix stream is connected from its beginning; what a dial waits for there is the answer.
+        self._is_unix = dial.socket.family == socket.AF_UNIX
+        self._is_large = False
         connection.owner = self
         state.tcp_flows += 1
         state.dials += 1
         table.add(self)
-        table.poller.add(self._fd, self._upstream_ready)
+        table.poller.add(self._fd, self._upstream_ready, write_on_demand=self._is_unix)
 
     @property
     def deadline(self) -> float:
@@ -196,7 +211,7 @@ class StitchedTcp(Flow):
         try:
             if not dial.advance():
                 self._readable = self._writable = False
-                self.table.poller.rearm(self._fd, READ | WRITE)
+                self.table.poller.rearm(self._fd, READ if self._is_unix else READ | WRITE)
                 return False
         except DialError as exc:
             self._failed_to_open(exc, now)
@@ -221,6 +236,8 @@ class StitchedTcp(Flow):
             if (taken < offered and len(received) <= MAX_BUFFERS) or not taken:
                 self._writable = False
                 self.table.poller.rearm(self._fd, WRITE)
+                if self._is_unix and not self._is_large and self.bytes_up > _LARGE_STREAM_AFTER:
+                    self._want_large_stream(upstream)
             if taken:
                 connection.consume(taken, now)
                 self.bytes_up += taken
@@ -232,6 +249,13 @@ class StitchedTcp(Flow):
             with contextlib.suppress(OSError):  # upstream may have gone already; reading finds out how
                 upstream.shutdown(socket.SHUT_WR)
             self.table.schedule(self.deadline)
+
+    def _want_large_stream(self, upstream: socket.socket) -> None:
+        table = self.table
+        if table.large_streams < table.config.max_large_streams:
+            self._is_large = True
+            table.large_streams += 1
+            _enlarge(upstream)
 
     def _read_down(self, connection: Connection, upstream: socket.socket, now: float) -> bool:
         slots = connection.send_slots()
@@ -281,6 +305,9 @@ class StitchedTcp(Flow):
     def _close_upstream(self, upstream: socket.socket, with_reset: bool = False) -> None:
         self.table.poller.remove(self._fd)
         self._upstream = None
+        if self._is_large:
+            self._is_large = False
+            self.table.large_streams -= 1
         if with_reset:
             reset(upstream)
         else:

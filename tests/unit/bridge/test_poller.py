@@ -98,6 +98,20 @@ async def test_room_to_write_is_reported_after_would_block(watcher: Watcher) -> 
     assert (await watcher.dispatch())[0] & WRITE
 
 
+async def test_room_on_demand_is_reported_once_for_each_rearm_and_not_for_each_read(watcher: Watcher) -> None:
+    fd = watcher.near.fileno()
+    watcher.poller.add(fd, watcher.masks.append, write_on_demand=True)
+    for _ in range(2):
+        assert await watcher.is_quiet()
+        watcher.near.send(b"x")
+        watcher.far.recv(10)  # a unix socket has room again, and says so to who has asked
+        assert await watcher.is_quiet()
+        watcher.poller.rearm(fd, WRITE)
+        assert (await watcher.dispatch())[0] & WRITE
+    watcher.far.send(b"x")
+    assert (await watcher.dispatch())[0] & READ
+
+
 async def test_nothing_is_called_after_remove(watcher: Watcher) -> None:
     watcher.poller.add(watcher.near.fileno(), watcher.masks.append)
     watcher.far.send(b"x")
