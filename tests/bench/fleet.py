@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import csv
 import heapq
+import itertools
 import json
 import os
 import random
@@ -40,7 +41,7 @@ _JITTER: Final = 0.334
 class Initiator:
     """One device."""
 
-    def __init__(self, private_key: bytes, server: bytes, address: str, index: int) -> None:
+    def __init__(self, private_key: bytes, server: bytes, address: str) -> None:
         self.identity = LocalIdentity(private_key)
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind((address, 0))
@@ -50,7 +51,7 @@ class Initiator:
         self._server = server
         self._static_static = noise.diffie_hellman(private_key, server)
         self._cookies = CookieGenerator(server)
-        self._index = index
+        self._indices = itertools.count(random.randrange(1 << 31))
         self._created: CreatedInitiation | None = None
 
     def initiate(self, now: float) -> None:
@@ -59,7 +60,7 @@ class Initiator:
             remote_static=self._server,
             static_static=self._static_static,
             ephemeral_private=os.urandom(32),
-            local_index=self._index,
+            local_index=next(self._indices),
             timestamp=to_tai64n(time.time_ns()),
             now=now,
         )
@@ -71,6 +72,8 @@ class Initiator:
         if message[0] == TYPE_COOKIE_REPLY:
             self._cookies.consume_reply(CookieReply.parse(message), now)
         elif message[0] == TYPE_RESPONSE and self._created is not None and not self.has_session:
+            if int.from_bytes(message[8:12], "little") != self._created.local_index:
+                return  # too late: it answers the try before
             index, keys = consume_response(message, self._created, NO_PRESHARED_KEY)
             sealed = ChaCha20Poly1305(keys.send).encrypt(bytes(12), b"", None)
             self.socket.send(struct.pack("<IIQ", 4, index, 0) + sealed)
@@ -84,7 +87,7 @@ def run(keys: Path, server: bytes, number: int) -> None:
     poller = select.epoll()
     for index, text in enumerate(private_keys):
         address = f"127.{number + 1}.{index // 250}.{index % 250 + 1}"
-        device = Initiator(base64.b64decode(text), server, address, index + 1)
+        device = Initiator(base64.b64decode(text), server, address)
         devices[device.socket.fileno()] = device
         poller.register(device.socket, select.EPOLLIN)
     print("open", flush=True)

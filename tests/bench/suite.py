@@ -164,8 +164,10 @@ class Suite:
 
     def _measure_micro(self) -> None:
         written = self._directory / "micro.json"
-        command = [sys.executable, "-m", "tests.bench.micro", "--fast", "-p", "3", "-o", str(written), "--quiet"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=_MICRO_SECONDS)
+        options = ("--fast", "-p", "3", "-o", str(written), "--quiet", "--inherit-environ", "PYTHONPATH")
+        command = [sys.executable, "-m", "tests.bench.micro", *options]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (os.getcwd(), *sys.path)))}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=_MICRO_SECONDS, env=environment)
         for name, values in micro.read(written).items():
             self.figures.add(f"micro_{name}", *values)
 
