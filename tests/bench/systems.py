@@ -102,7 +102,8 @@ class TailnetLoad:
 
 
 def _connects(world: World, target: str, port: int, seconds: float) -> float:
-    return float(world.device.run(sys.executable, _PROGRAMS[connects], "client", target, str(port), str(seconds)))
+    said = world.device.run(sys.executable, _PROGRAMS[connects], "client", target, str(port), str(seconds))
+    return float(said.split()[0])
 
 
 def start_lopower(stack: ExitStack, directory: Path, profile: Path | None) -> System:
@@ -141,6 +142,11 @@ def start_tailnet(stack: ExitStack, directory: Path, profile: Path | None) -> Sy
 
 def start_wireguard_go(stack: ExitStack) -> System:
     """wireguard-go on both sides."""
+    return start_pair(stack)[0]
+
+
+def start_pair(stack: ExitStack) -> tuple[System, WireguardGo]:
+    """wireguard-go on both sides, and the one that is the device."""
     world = stack.enter_context(network_world())
     keys = [PrivateKey.generate() for _ in range(2)]
     private = [base64.b64encode(bytes(key)).decode() for key in keys]
@@ -157,7 +163,7 @@ def start_wireguard_go(stack: ExitStack) -> System:
     )
     load = IperfLoad(world, "10.80.0.1")
     load.serve("10.80.0.1")
-    return System("wireguard-go", {"endpoint": server.pid}, load)
+    return System("wireguard-go", {"endpoint": server.pid}, load), device
 
 
 def _add_device(stack: ExitStack, world: World, daemon: LopowerDaemon) -> None:

@@ -1,8 +1,8 @@
 """Which handshake messages may cost a Diffie-Hellman (whitepaper section 5.3): MACs, load, rate limit and a queue.
 
-A turn works on a limited number of them; the rest wait in a bounded queue. An eighth of that queue means "under
-load", and for one second after: then a message must prove its source address by a mac2, and each address has its
-rate.
+A turn works on a limited number of them; the rest wait in a bounded queue. An eighth of that queue, or 128 messages,
+means "under load", and for one second after: then a message must prove its source address by a mac2, and each address
+has its rate.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from typing import Final, NamedTuple
 from lopower.wire.datagrams import Endpoint, Transmit
 from lopower.wire.wireguard import MAC_SIZE, TYPE_INITIATION
 from lopower.wireguard.config import InterfaceConfig
-from lopower.wireguard.constants import MAX_RECENT, UNDER_LOAD_AFTER_TIME
+from lopower.wireguard.constants import MAX_RECENT, REKEY_TIMEOUT, UNDER_LOAD_AFTER_TIME
 from lopower.wireguard.cookie import CookieChecker
 from lopower.wireguard.ratelimit import RateLimiter
 
 UNDER_LOAD_SHARE: Final = 8
-"""The queue is a sign of load from one part in so many on."""
+UNDER_LOAD_QUEUED: Final = 128
+"""The queue is a sign of load from one part in so many on, and from so many messages on: then addresses are proven."""
+
+MAX_WAIT: Final = REKEY_TIMEOUT - 1.0
+"""Seconds in the queue after which nobody waits for the answer any more: the sender, and the answer's way, need theirs.
+A slow host with a full queue would otherwise work on nothing but what has been sent anew already."""
 
 _NO_MAC2: Final = bytes(MAC_SIZE)
 
@@ -31,6 +36,7 @@ class HandshakeMessage(NamedTuple):
     message_type: int
     message: bytes
     endpoint: Endpoint
+    arrived: float
 
 
 class Admission:
@@ -96,18 +102,23 @@ class Admission:
         if len(self._queue) >= self._config.max_queued_handshakes:
             self._drops["under_load_dropped"] += 1
             return
-        self._queue.append(HandshakeMessage(message_type, message, endpoint))
+        self._queue.append(HandshakeMessage(message_type, message, endpoint, now))
         self._note_load(now)
 
-    def take(self) -> HandshakeMessage | None:
-        """The next message that this turn may work on."""
-        if not self._queue or not self._budget:
+    def take(self, now: float) -> HandshakeMessage | None:
+        """The next message that this turn may work on; those that waited too long are dropped on the way."""
+        queue = self._queue
+        while queue and now - queue[0].arrived > MAX_WAIT:
+            queue.popleft()
+            self._drops["under_load_dropped"] += 1
+        if not queue or not self._budget:
             return None
         self._budget -= 1
-        return self._queue.popleft()
+        return queue.popleft()
 
     def _note_load(self, now: float) -> None:
-        if len(self._queue) * UNDER_LOAD_SHARE >= self._config.max_queued_handshakes:
+        queued = len(self._queue)
+        if queued >= UNDER_LOAD_QUEUED or queued * UNDER_LOAD_SHARE >= self._config.max_queued_handshakes:
             self._under_load_until = now + UNDER_LOAD_AFTER_TIME
 
     def _may_pass_load(self, message: bytes, endpoint: Endpoint, now: float) -> bool:

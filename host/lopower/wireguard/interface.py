@@ -253,8 +253,8 @@ class Interface:
             self._work_on_handshakes(now)
 
     def _work_on_handshakes(self, now: float) -> None:
-        while (admitted := self._admission.take()) is not None:
-            message_type, message, endpoint = admitted
+        while (admitted := self._admission.take(now)) is not None:
+            message_type, message, endpoint, _ = admitted
             if message_type == TYPE_INITIATION:
                 self._negotiator.receive_initiation(message, endpoint, now)
                 continue

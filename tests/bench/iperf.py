@@ -1,0 +1,68 @@
+"""iperf3 from a namespace, and what it says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tests.support.netns import Namespace
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One run.
+
+    Attributes:
+        moved: bytes that arrived.
+        seconds: it took.
+        shares: bytes that arrived, flow by flow.
+    """
+
+    moved: int
+    seconds: float
+    shares: tuple[int, ...]
+
+    @property
+    def rate(self) -> float:
+        """Mbit/s."""
+        return self.moved * 8 / self.seconds / 1e6
+
+
+def transfer(
+    space: Namespace, target: str, *, down: bool, seconds: float, port: int = 5201, options: tuple[str, ...] = ()
+) -> Transfer:
+    """Run to the end.
+
+    Raises:
+        RuntimeError: iperf3 says what went wrong.
+    """
+    return read(
+        space.run(*command(target, down=down, seconds=seconds, port=port, options=options), timeout=seconds + 60)
+    )
+
+
+def command(target: str, *, down: bool, seconds: float, port: int, options: tuple[str, ...] = ()) -> list[str]:
+    """The command line."""
+    reverse = ["-R"] if down else []
+    return ["iperf3", "-c", target, "-p", str(port), "-t", f"{seconds:g}", "-J", *reverse, *options]
+
+
+def read(output: str) -> Transfer:
+    """A report in JSON. Raises RuntimeError if it reports an error."""
+    report: dict[str, Any] = json.loads(output)
+    if "error" in report:
+        raise RuntimeError(f"iperf3: {report['error']}")
+    end = report["end"]
+    if "sum_received" in end:
+        total = end["sum_received"]
+        shares = tuple(stream["receiver"]["bytes"] for stream in end["streams"] if "receiver" in stream)
+        return Transfer(total["bytes"], total["seconds"], shares)
+    total = end["sum"]  # UDP: the receiver's count, as it lost none of what is not in lost_percent
+    moved = int(total["bytes"] * (1 - total["lost_percent"] / 100))
+    return Transfer(moved, total["seconds"], (moved,))
+
+
+def fairness(shares: tuple[int, ...]) -> float:
+    """Jain's index: 1 if all got the same, 1/n if one got all."""
+    return sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares))

@@ -1,0 +1,29 @@
+"""One byte to and fro on one connection: `ADDR PORT COUNT PAUSE`; prints p50, p99 and the longest, ms, as JSON."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+
+
+def measure(host: str, port: int, count: int, pause: float) -> dict[str, float]:
+    """Round trips, `pause` seconds between them. Raises OSError if the connection is lost."""
+    taken = []
+    with socket.create_connection((host, port), timeout=10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(count):
+            began = time.perf_counter()
+            connection.send(b"x")
+            if connection.recv(1) != b"x":
+                raise ConnectionResetError("the connection was closed")
+            taken.append((time.perf_counter() - began) * 1e3)
+            if pause:
+                time.sleep(pause)
+    taken.sort()
+    return {"p50": taken[count // 2], "p99": taken[count * 99 // 100], "longest": taken[-1]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))))
