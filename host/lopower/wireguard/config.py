@@ -17,7 +17,7 @@ class InterfaceConfig:
         row_stride: bytes per row, a multiple of 16: the largest packet that an Ethernet path of 1,500 bytes can carry.
         handshakes_per_turn: handshake messages worked on in one turn, about 0.25 ms each; more are queued. Fewer than a
             turn's datagrams, so that a flood fills the queue, shows as load and never keeps packets waiting for long.
-        max_queued_handshakes: handshake messages waiting for their turn, an eighth of which, or 128, means "under load";
+        max_queued_handshakes: handshake messages waiting for their turn; an eighth of them, or 128, mean "under load";
             anybody who knows our public key can fill this. About 0.4 KB each. It is what a core works on in the four
             seconds that a message is good for: thousands of devices that start at once have sessions after two tries.
         rate_limit_exempt: networks whose handshake messages are not rate limited under load.
