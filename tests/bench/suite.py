@@ -1,4 +1,4 @@
-"""`make bench`: every figure of the table in docs/performance.md, with its goal beside it, in under twelve minutes.
+"""`make bench`: every figure of goals.py, with its goal beside it, in under twelve minutes.
 
 lopower, wireguard-go's endpoint and mitmproxy take turns in one run, so that a machine that is faster today, or busy,
 is so for all of them. Writes bench/results.json and bench/chart.svg.
