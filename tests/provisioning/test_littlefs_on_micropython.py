@@ -10,7 +10,7 @@ import pytest
 from lopower_provisioning import filesystem, settings_file
 from lopower_provisioning.partitions import Region
 from lopower_provisioning.settings_file import Wifi
-from tests.support.micropython import interpreter
+from tests.support.micropython import interpreter, renamed
 from tests.support.requirements import require_module
 from tests.unit.provisioning.test_settings_file import CONF
 
@@ -70,6 +70,11 @@ def test_mounted_and_used(tmp_path: Path, offset: int, size: int) -> None:
     content = bytearray(random.Random(3).randbytes(offset + size))
     content[offset : offset + len(image)] = image
     flash.write_bytes(content)
+    inside = """
+wanted = lopower._once("settings").load("/lopower.json")
+assert wanted.wifi == [{"ssid": "Home", "password": "correct horse", "priority": 1}]
+assert wanted.hostname == "kitchen" and wanted.written == 1_700_000_000 and len(wanted.proxies) == 1
+"""
     program = """
 import json
 assert os.statvfs("/")[2] * 4096 == SIZE, os.statvfs("/")
@@ -81,9 +86,7 @@ assert boot["whole"]("/lopower_a") == 1
 assert boot["choose"]("/") == "/lopower_a"
 sys.path.insert(0, "/lopower_a")
 import lopower
-wanted = lopower._once("settings").load("/lopower.json")
-assert wanted.wifi == [{"ssid": "Home", "password": "correct horse", "priority": 1}]
-assert wanted.hostname == "kitchen" and wanted.written == 1_700_000_000 and len(wanted.proxies) == 1
+INSIDE
 assert lopower.start(network=lambda: None)
 print(lopower.status()["state"])
 lopower.stop()
@@ -93,7 +96,7 @@ assert open("new", "rb").read() == b"f" * 50_000
 os.remove("new")
 assert boot["whole"]("/lopower_a") == 1
 print(sorted(os.listdir("/")))
-""".replace("SIZE", str(size))
+""".replace("SIZE", str(size)).replace("INSIDE", renamed(inside))
     state, listing = run(program, flash, offset, size).strip().splitlines()
     assert state
     expected = {"boot.py", "data.bin", "lib", "lopower.json", "lopower_a", "main.py"}
