@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from sqlalchemy import Connection, bindparam, delete, insert, update
 from sqlalchemy.engine import Engine
@@ -48,6 +48,7 @@ MIN_MTU: Final = 1280  # every device has IPv6: RFC 8200 section 5
 MAX_MTU: Final = 65535
 MAX_KEEPALIVE: Final = 65535
 _TIMESTAMP_LENGTH: Final = 12
+_Value = TypeVar("_Value")
 
 
 class Registry(Offers):
@@ -310,17 +311,7 @@ class Registry(Offers):
                     raise ValueError(f"a TAI64N stamp has {_TIMESTAMP_LENGTH} bytes, not {len(stamp)}")
                 if device is not None and stamp > max(device.last_timestamp or b"", newer.get(key, b"")):
                     newer[key] = stamp
-            if not newer:
-                return
-            with self._transaction() as connection:
-                connection.execute(
-                    update(schema.devices)
-                    .where(schema.devices.c.public_key == bindparam("key"))
-                    .values(last_timestamp=bindparam("stamp")),
-                    [{"key": key, "stamp": stamp} for key, stamp in newer.items()],
-                )
-            for key, stamp in newer.items():
-                self._put(replace(self._by_key[key], last_timestamp=stamp))
+            self._store("last_timestamp", newer, lambda stamp: {"last_timestamp": stamp})
 
     def store_endpoints(self, endpoints: Iterable[tuple[bytes, tuple[str, int]]]) -> None:
         """Keep where devices, by public key, were seen last; one transaction. Unknown keys are passed over.
@@ -329,22 +320,8 @@ class Registry(Offers):
             DatabaseError
         """
         with self._lock:
-            changed = {
-                key: endpoint
-                for key, endpoint in endpoints
-                if (device := self._by_key.get(key)) is not None and device.last_endpoint != endpoint
-            }
-            if not changed:
-                return
-            with self._transaction() as connection:
-                connection.execute(
-                    update(schema.devices)
-                    .where(schema.devices.c.public_key == bindparam("key"))
-                    .values(last_host=bindparam("host"), last_port=bindparam("port")),
-                    [{"key": key, "host": host, "port": port} for key, (host, port) in changed.items()],
-                )
-            for key, endpoint in changed.items():
-                self._put(replace(self._by_key[key], last_endpoint=endpoint))
+            changed = self._changed("last_endpoint", endpoints)
+            self._store("last_endpoint", changed, lambda at: {"last_host": at[0], "last_port": at[1]})
 
     def store_firmware(self, told: Iterable[tuple[bytes, Firmware]]) -> None:
         """Keep what devices, by public key, say that they run; one transaction. Unknown keys are passed over.
@@ -353,22 +330,31 @@ class Registry(Offers):
             DatabaseError
         """
         with self._lock:
-            changed = {
-                key: firmware
-                for key, firmware in told
-                if (device := self._by_key.get(key)) is not None and device.firmware != firmware
-            }
-            if not changed:
-                return
-            with self._transaction() as connection:
-                connection.execute(
-                    update(schema.devices)
-                    .where(schema.devices.c.public_key == bindparam("key"))
-                    .values(firmware=bindparam("text")),
-                    [{"key": key, "text": firmware.to_json()} for key, firmware in changed.items()],
-                )
-            for key, firmware in changed.items():
-                self._put(replace(self._by_key[key], firmware=firmware))
+            changed = self._changed("firmware", told)
+            self._store("firmware", changed, lambda firmware: {"firmware": firmware.to_json()})
+
+    def _changed(self, attribute: str, told: Iterable[tuple[bytes, _Value]]) -> dict[bytes, _Value]:
+        """What is new of devices that are known, by public key. The lock is held."""
+        return {
+            key: value
+            for key, value in told
+            if (device := self._by_key.get(key)) is not None and getattr(device, attribute) != value
+        }
+
+    def _store(
+        self, attribute: str, values: Mapping[bytes, _Value], columns: Callable[[_Value], dict[str, object]]
+    ) -> None:
+        """Keep an attribute of devices, by public key, in its columns; one transaction. The lock is held."""
+        if not values:
+            return
+        with self._transaction() as connection:
+            connection.execute(
+                update(schema.devices).where(schema.devices.c.public_key == bindparam("key")),
+                [{"key": key, **columns(value)} for key, value in values.items()],
+            )
+        for key, value in values.items():
+            changes: dict[str, Any] = {attribute: value}
+            self._put(replace(self._by_key[key], **changes))
 
     # Changing the rest.
 
