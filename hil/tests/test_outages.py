@@ -9,8 +9,8 @@ import time
 import pytest
 
 from lopower_hil.bench import Board, Proxy
-from lopower_hil.bench.proxy import LOOPBACK, free_port
 from lopower_hil.bench.pytest_plugin import MakeProxy
+from lopower_hil.loopback import HOST, free_port
 from lopower_provisioning.settings_file import tunnel_from_json
 from tests.support.figures import Figure
 
@@ -110,4 +110,4 @@ def test_a_second_proxy_takes_over(device: Board, proxy: Proxy, make_proxy: Make
 @pytest.fixture
 def bench_address(bench: object) -> str:
     """This host, as boards reach it."""
-    return getattr(bench, "address", None) or LOOPBACK
+    return getattr(bench, "address", None) or HOST

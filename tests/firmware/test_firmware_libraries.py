@@ -17,7 +17,7 @@ from aiohttp import web
 from lopower.bridge.sntp import ClockState
 from tests.support.device_libraries import require_umqtt
 from tests.support.micropython import micropython, write_settings
-from tests.support.proxy import Proxy, running_proxy, tcp_server
+from tests.support.proxy import Proxy, echo, running_proxy, tcp_server
 from tests.support.requirements import require_program
 
 START = """
@@ -340,14 +340,6 @@ async def test_threads(tmp_path: Path) -> None:
 
     This port's threads have no global lock, unlike the ESP32's: what they do at once is more, not less.
     """
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(4096):
-                writer.write(data)
-            writer.close()
-        except ConnectionError:
-            pass
 
     async with _proxy(tmp_path) as proxy, tcp_server(echo) as port:
         proxy.serve(7, port)

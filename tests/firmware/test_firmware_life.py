@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.firmware.test_firmware_status import WORLD
 from tests.support.micropython import micropython, run_micropython, write_settings
-from tests.support.proxy import running_proxy, tcp_server
+from tests.support.proxy import echo, running_proxy, tcp_server
 
 HOUR = """
 import gc, micropython
@@ -212,14 +212,6 @@ print(failed == errno.ENOMEM, failed, had)
 
 async def test_the_heap_is_exhausted(tmp_path: Path) -> None:
     """That connection fails with ENOMEM; those that are open, and the tunnel, live on."""
-
-    async def echo(reader, writer):  # type: ignore[no-untyped-def]
-        try:
-            while data := await reader.read(4096):
-                writer.write(data)
-            writer.close()
-        except ConnectionError:
-            pass
 
     async with running_proxy(tmp_path) as proxy, tcp_server(echo) as port:
         proxy.enrol("sensor")

@@ -15,23 +15,13 @@ from cryptography.hazmat.primitives import serialization
 
 from tests.support.dns_certificates import make_certificates
 from tests.support.micropython import FIRMWARE, micropython, write_settings
-from tests.support.proxy import Proxy, free_udp_port, running_proxy, tcp_server
+from tests.support.proxy import Proxy, echo, free_udp_port, running_proxy, tcp_server
 
 START = """
 import time, lopower
 assert lopower.start("lopower.json", network=lambda: None, counter="count")
 assert lopower.wait(10), lopower.status()
 """
-
-
-async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-    except ConnectionError:
-        pass
 
 
 def _device(proxy: Proxy, directory: Path, **changes: object) -> None:
@@ -93,7 +83,7 @@ print(received, lopower.status())
 
 async def test_bulk_both_ways_at_once(tmp_path: Path) -> None:
     """Non-blocking, by poll: what comes back is what was sent."""
-    async with running_proxy(tmp_path) as proxy, tcp_server(_echo) as port:
+    async with running_proxy(tmp_path) as proxy, tcp_server(echo) as port:
         _device(proxy, tmp_path)
         proxy.serve(7, port)
         output = await micropython(BULK, tmp_path)
@@ -137,7 +127,7 @@ print(json.dumps(lopower.status()["counters"]))
 
 async def test_asyncio_streams(tmp_path: Path) -> None:
     """Five connections at once, and a task beside them that is not starved."""
-    async with running_proxy(tmp_path) as proxy, tcp_server(_echo) as port:
+    async with running_proxy(tmp_path) as proxy, tcp_server(echo) as port:
         _device(proxy, tmp_path)
         proxy.serve(7, port)
         output = await micropython(
@@ -183,7 +173,7 @@ print(asyncio.run(main()), ticks > 5)
 
 async def test_errors_and_timeouts(tmp_path: Path) -> None:
     """What `socket` raises elsewhere it raises here: by the numbers of `errno`."""
-    async with running_proxy(tmp_path) as proxy, tcp_server(_echo) as port:
+    async with running_proxy(tmp_path) as proxy, tcp_server(echo) as port:
         _device(proxy, tmp_path)
         proxy.serve(7, port)
         output = await micropython(
@@ -310,7 +300,7 @@ socket.socket().close()
 
 async def test_the_heap_does_not_shrink(tmp_path: Path) -> None:
     """After thousands of packets the largest free block is what it was: nothing is kept, nothing cuts the heap up."""
-    async with running_proxy(tmp_path) as proxy, tcp_server(_echo) as port:
+    async with running_proxy(tmp_path) as proxy, tcp_server(echo) as port:
         _device(proxy, tmp_path)
         proxy.serve(7, port)
         output = await micropython(
@@ -356,7 +346,7 @@ async def test_tls_with_a_verified_certificate(tmp_path: Path) -> None:
         (tmp_path / target).write_bytes(der)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(server_pem)
-    server = await asyncio.start_server(_echo, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=context)
     async with running_proxy(tmp_path) as proxy, server:
         _device(proxy, tmp_path)
         proxy.serve(443, server.sockets[0].getsockname()[1])
@@ -387,7 +377,7 @@ for name in ("ca.der", "other.der"):
 
 async def test_threads(tmp_path: Path) -> None:
     """Three threads with a connection each, under one lock (the unix port has no lock of its interpreter)."""
-    async with running_proxy(tmp_path) as proxy, tcp_server(_echo) as port:
+    async with running_proxy(tmp_path) as proxy, tcp_server(echo) as port:
         _device(proxy, tmp_path)
         proxy.serve(7, port)
         output = await micropython(
@@ -426,7 +416,7 @@ print(sorted(done))
 async def test_a_bad_link_and_a_new_address(tmp_path: Path) -> None:
     """Loss, delay, reordering and duplicates on the outer link, and a NAT that forgets the device halfway."""
     relay_port = free_udp_port()
-    async with running_proxy(tmp_path) as proxy, tcp_server(_echo) as port:
+    async with running_proxy(tmp_path) as proxy, tcp_server(echo) as port:
         _device(proxy, tmp_path, endpoints=[f"127.0.0.1:{relay_port}"])
         proxy.serve(7, port)
         link = await asyncio.create_subprocess_exec(

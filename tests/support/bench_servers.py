@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lopower_hil.bench.proxy import free_port
+from lopower_hil.loopback import HOST, free_port
 
-HOST = "127.0.0.1"
 PATTERN = bytes(range(251))
 
 

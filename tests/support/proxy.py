@@ -122,5 +122,16 @@ async def tcp_server(handler: Handler) -> AsyncIterator[int]:
         server.close()
 
 
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A handler that sends back what comes."""
+    try:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+    except ConnectionError:
+        pass
+
+
 def _base64(key: bytes) -> str:
     return base64.b64encode(key).decode()

@@ -19,8 +19,8 @@ from lopower.control.client import ControlClient
 from lopower.control.errors import ControlError
 from lopower_hil.bench.errors import BenchError
 from lopower_hil.bench.recorder import Heard
+from lopower_hil.loopback import HOST, free_port
 
-LOOPBACK: Final = "127.0.0.1"
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 15.0
 _POLL: Final = 0.05
@@ -40,7 +40,7 @@ class Proxy:
         port: UDP.
     """
 
-    def __init__(self, directory: Path, heard: Heard, *, address: str = LOOPBACK, flags: tuple[str, ...] = ()) -> None:
+    def __init__(self, directory: Path, heard: Heard, *, address: str = HOST, flags: tuple[str, ...] = ()) -> None:
         """`flags`: more settings of `lopower up`."""
         self.state_dir = directory / "state"
         self.address = address
@@ -70,7 +70,7 @@ class Proxy:
         """Start, and wait until it answers. Raises BenchError with what it said."""
         if self._process is not None:
             return
-        where = [f"{self.address if self.address == LOOPBACK else ''}:{self.port}"]
+        where = [f"{self.address if self.address == HOST else ''}:{self.port}"]
         endpoint = ["--endpoint", f"{self.address}:{self.port}"] if self.address else []
         self._process = subprocess.Popen(
             [*_LOPOWER, "up", "--listen", *where, *endpoint, *self._flags],
@@ -121,12 +121,12 @@ class Proxy:
 
     def serve(self, port: int, target: int | None = None) -> None:
         """Devices reach a TCP port of this host at the gateway's. Raises ControlError."""
-        body = {"port": port, "protocol": "tcp", "target": f"{LOOPBACK}:{target or port}"}
+        body = {"port": port, "protocol": "tcp", "target": f"{HOST}:{target or port}"}
         self.client.request("POST", ["served"], body)
 
     def serve_udp(self, port: int, target: int | None = None) -> None:
         """The same of UDP. Raises ControlError."""
-        body = {"port": port, "protocol": "udp", "target": f"{LOOPBACK}:{target or port}"}
+        body = {"port": port, "protocol": "udp", "target": f"{HOST}:{target or port}"}
         self.client.request("POST", ["served"], body)
 
     def device(self, name: str) -> dict[str, Any]:
@@ -211,11 +211,3 @@ class Proxy:
                 with self._changed:
                     self._lines.append(line.rstrip("\n"))
                     self._changed.notify_all()
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    """A TCP or UDP port that nobody uses now."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port

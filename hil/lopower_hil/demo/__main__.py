@@ -22,9 +22,9 @@ from typing import Any
 
 from lopower.control.errors import ControlError
 from lopower_hil.demo import screen, tailnet
-from lopower_hil.demo.processes import PROGRAMS, Demonstration, free_port
-from lopower_hil.demo.servers import HOST
+from lopower_hil.demo.processes import PROGRAMS, Demonstration
 from lopower_hil.demo.steps import STEPS, Gateway, StepFailedError
+from lopower_hil.loopback import HOST, free_port
 from lopower_hil.tailnet_world import TailnetWorld, TailnetWorldError
 from lopower_hil.virtual_device import DeviceConfiguration, VirtualDevice
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from lopower.control.client import ControlClient
 from lopower_hil.demo import screen
-from lopower_hil.demo.servers import HOST
 from lopower_hil.demo.steps import StepFailedError
+from lopower_hil.loopback import HOST, free_port
 
 PROGRAMS: Final = Path(sys.executable).parent
 START_SECONDS: Final = 30.0
@@ -123,11 +123,3 @@ class Demonstration:
                 process.kill()
                 await process.wait()
         self._processes.clear()
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    """A TCP or UDP port of loopback that nobody uses now."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -14,7 +14,8 @@ from typing import cast
 from aiohttp import web
 from dnslib import QTYPE, RR, A, DNSRecord
 
-HOST = "127.0.0.1"
+from lopower_hil.loopback import HOST
+
 PIECE = bytes(range(256)) * 256  # 64 KB, sent over and over
 NAME = "printer.demo.example."
 ADDRESS = "192.0.2.80"

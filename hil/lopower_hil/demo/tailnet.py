@@ -13,8 +13,8 @@ from aiohttp import web
 
 from lopower_hil.demo import screen
 from lopower_hil.demo.processes import PROGRAMS, Demonstration
-from lopower_hil.demo.servers import HOST
 from lopower_hil.demo.steps import expect, get, resolve
+from lopower_hil.loopback import HOST
 from lopower_hil.tailnet_world import TailnetWorld, running_world
 from lopower_hil.virtual_device import VirtualDevice, VirtualStream
 
