@@ -21,9 +21,10 @@ from typing import Any, Final, Protocol
 from nacl.public import PrivateKey
 
 from tests.bench import connects, stream
+from tests.support import tailnet_programs
 from tests.support.lopower_daemon import LopowerDaemon
 from tests.support.netns import World, network_world
-from tests.support.tailnet_world import build_world, sidecar_directory
+from tests.support.tailnet_world import sidecar_directory
 from tests.support.wireguard_go import WireguardGo, wireguard_go
 
 IPERF_PORT: Final = 5201
@@ -123,7 +124,7 @@ def start_lopower(stack: ExitStack, directory: Path, profile: Path | None) -> Sy
 def start_tailnet(stack: ExitStack, directory: Path, profile: Path | None) -> System:
     """lopower with the tsnet driver, in a test tailnet with one peer."""
     world = stack.enter_context(network_world())
-    announced = _start_peer(world, build_world(directory))
+    announced = _start_peer(world, tailnet_programs.world())
     os.environ["PATH"] = f"{sidecar_directory(directory)}:{os.environ['PATH']}"
     os.environ |= {"TS_PANIC_IF_HIT_MAIN_CONTROL": "1", "TS_DISABLE_PORTMAPPER": "1"}
     flags = ("--tailnet", "tsnet", "--control-url", announced["control_url"])

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.requirements import missing, require_program
-from tests.support.tailnet_world import ROOT, SIDECAR_SOURCE, WORLD_SOURCE, build_world
+from tests.support.requirements import require_program
+from tests.support.tailnet_world import (
+    ROOT,
+    SIDECAR_SOURCE,
+    WORLD_NAME,
+    WORLD_SOURCE,
+    beside_interpreter,
+    build_world,
+    run_build,
+)
 
 HEADSCALE_SOURCE = ROOT / "tests" / "tailnet" / "headscale"
-BUILD_SECONDS = 1800  # a slow machine with an empty cache
 # The sidecar's tags leave these out, which a node with a TUN device and its command-line client need.
 _NEEDED_BY_TAILSCALED = ("cli", "osrouter", "unixsocketidentity")
 _BUILD = ["-trimpath", "-buildvcs=false", "-ldflags", "-s -w"]
 
 
 def world() -> Path:
-    """The test tailnet of hil/tailnet_world."""
+    """The test tailnet of hil/tailnet_world: as `make test-programs` made it, else built."""
     files = [*sorted(WORLD_SOURCE.glob("*.go")), WORLD_SOURCE / "go.mod", WORLD_SOURCE / "go.sum"]
     inputs = b"".join(file.read_bytes() for file in files)
-    return _once("world", inputs + _tags().encode(), build_world)
+    return beside_interpreter(WORLD_NAME) or _once(WORLD_NAME, inputs + _tags().encode(), build_world)
 
 
 def tailscaled() -> Path:
@@ -68,21 +74,10 @@ def _once(name: str, inputs: bytes, build: Callable[[Path], object]) -> Path:
 
 
 def _go(arguments: list[str], source: Path, **environment: str) -> str:
-    """What `go` prints; a failure is something that the test lacks."""
-    done = subprocess.run(
-        [require_program("go"), *arguments],
-        cwd=source,
-        env={**os.environ, "CGO_ENABLED": "0", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=BUILD_SECONDS,
-    )
-    if done.returncode:
-        missing(f"`go {' '.join(arguments)}` in {source} failed: {done.stderr[-2000:]}")
-    return done.stdout
+    """What `go` prints."""
+    return run_build([require_program("go"), *arguments], source, CGO_ENABLED="0", **environment)
 
 
 if __name__ == "__main__":
-    for program in (world, tailscaled, headscale):
+    for program in (tailscaled, headscale):
         print(program())
