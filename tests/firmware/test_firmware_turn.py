@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lopower_device import counters as c
 from lopower_device import ticks, tunnel
 from lopower_device.addresses import Networks
 from lopower_device.noise import public_key
@@ -138,14 +139,14 @@ def test_handshake(world: World) -> None:
     """The first one, over a flood of datagrams that are none of ours: it is done, and no turn is long."""
     world.flood = lambda: b"\4\0\0\0" + bytes(1400)
     assert SLICE < world.until(world.tunnel.is_up) <= LONGEST
-    assert world.tunnel.peer.counters["unknown_index"] > 100
+    assert world.tunnel.peer.counters[c.UNKNOWN_INDEX] > 100
 
 
 def test_rekey_under_load(world: World) -> None:
     """A flood of authentic datagrams, with a second handshake, and a connection that goes on beneath."""
     world.until(world.tunnel.is_up)
     (client,) = _connected(world, 1)
-    buffer, completed = bytearray(4000), world.tunnel.peer.counters["handshakes_completed"]
+    buffer, completed = bytearray(4000), world.tunnel.peer.counters[c.HANDSHAKES_COMPLETED]
 
     def flood() -> bytes:
         world.far.tx[16:64] = b"\x45\0\0\x30" + bytes(5) + b"\x11" + bytes(2) + FAR + OURS + bytes(28)
@@ -159,11 +160,11 @@ def test_rekey_under_load(world: World) -> None:
 
     def is_done() -> bool:
         server.read(buffer, 4000, world.now)
-        has_rekeyed = world.tunnel.peer.counters["handshakes_completed"] > completed
+        has_rekeyed = world.tunnel.peer.counters[c.HANDSHAKES_COMPLETED] > completed
         return bool(has_rekeyed and not client.outgoing.length)
 
     assert 12 <= world.until(is_done) <= LONGEST
-    assert world.tunnel.stack.counters["malformed_udp"] > 100
+    assert world.tunnel.stack.counters[c.MALFORMED_UDP] > 100
 
 
 def test_all_connections_retransmit(world: World) -> None:
@@ -178,7 +179,7 @@ def test_all_connections_retransmit(world: World) -> None:
     for _ in range(12):
         longest = max(longest, world.turn())
     assert 12 <= longest <= LONGEST
-    assert world.tunnel.stack.counters["retransmits"] >= 12
+    assert world.tunnel.stack.counters[c.RETRANSMITS] >= 12
     assert all(connection._retries for connection in connections)
 
 
