@@ -38,14 +38,12 @@ def start(path=SETTINGS, network=None, counter=COUNTER):
     from . import sockets
     from .tunnel import Tunnel
 
-    link = None
+    wlan = station = None
     if network is not None:
         network()
     else:
-        from .wifi import station
-
-        link = station(wanted)
-    _running = Tunnel(wanted, sockets.original, counter, link, _trial())
+        wlan, station = _once("wifi").join(wanted)
+    _running = Tunnel(wanted, sockets.original, counter, wlan, station, _trial())
     _wake()
     sockets.install(_running)
     _start_timer(wanted.timer)

@@ -53,9 +53,8 @@ def report(tunnel, problem):
 
 
 def _state(tunnel, now):
-    link = tunnel.network.problem() if tunnel.network is not None else None
-    if link:
-        return link
+    if tunnel.wlan is not None and not tunnel.wlan.isconnected():
+        return tunnel.station().problem()
     peer = tunnel.peer
     if peer.has_session(now):
         return None, "up"
@@ -92,11 +91,10 @@ def _silence(tunnel, now, name, sent):
         )  # fmt: skip
     if peer.counters[RESPONSE_NOT_AUTHENTIC]:
         return "preshared key", name + " answers, but with another preshared key than the one in the settings"
-    gateway = getattr(tunnel.network, "gateway", None)
-    if gateway is not None and tunnel.remote and not addresses.is_address(tunnel.endpoint[0]):
+    if tunnel.wlan is not None and tunnel.remote and not addresses.is_address(tunnel.endpoint[0]):
         from .sockets import _unpack
 
-        if _unpack(tunnel.remote)[0] == gateway():
+        if _unpack(tunnel.remote)[0] == tunnel.wlan.ifconfig()[2]:  # the network's router
             return "captive portal", "the name of %s leads to the Wi-Fi's own router: a captive portal" % name
     if peer.counters[COOKIE_REPLIES_RECEIVED]:
         return "silent", name + (

@@ -95,9 +95,9 @@ def _jitter(limit):
 class Tunnel:
     """One proxy at a time, out of the settings' list; `sockets` is the original socket module."""
 
-    def __init__(self, settings, sockets, counter_path, network=None, trial=None):
+    def __init__(self, settings, sockets, counter_path, wlan=None, station=None, trial=None):
         self.settings = settings
-        self.network = network
+        self.wlan, self._station = wlan, station
         self._sockets = sockets
         self.stamps = _once("stamps").begin(counter_path, settings.written)
         self.trial = trial
@@ -139,10 +139,7 @@ class Tunnel:
     def turn(self):
         """Move what waits, do what is due; the caller holds the lock."""
         now = began = clock()
-        has_network = True
-        if self.network is not None:
-            self.network.watch(now)
-            has_network = self.network.is_connected()
+        has_network = self.wlan is None or self._has_link(now)
         if self.trial is not None and self.trial.watch(now, self.peer.has_session(now)):
             self.trial = None
         if not has_network:
@@ -223,6 +220,21 @@ class Tunnel:
             self._close_outer()
         finally:
             self.lock.release()
+
+    def _has_link(self, now):
+        if self.wlan.isconnected():
+            if self._station is not None:
+                self._station.joined()
+                self._station = None
+            return True
+        self.station().watch(now)
+        return False
+
+    def station(self):
+        """What joins a Wi-Fi network while there is none."""
+        if self._station is None:
+            self._station = _once("wifi").Station(self.settings, self.wlan)
+        return self._station
 
     def _timestamp(self):
         return _once("stamps").stamp(self.stamps, wall_clock)

@@ -304,7 +304,7 @@ def run(steps: list[tuple[str, str]]) -> dict[str, int]:
 
 MODULES = (
     "kernels", "ticks", "crypto", "addresses", "keypair", "peer", "ip", "ring", "udp", "tcp", "stack", "tunnel",
-    "sockets", "wifi",
+    "sockets",
 )  # fmt: skip
 
 
