@@ -114,6 +114,5 @@ def _relayed(side: Side, seed: int, *conditions: str) -> Iterator[None]:
         yield
     finally:
         side.device.wg("set", LINK, "peer", key, "endpoint", endpoint)
-        side.space.run("true")
         process.terminate()
         process.communicate(timeout=10)
