@@ -8,6 +8,7 @@ one full packet, and writes docs/flame-graph.svg.
 
 from __future__ import annotations
 
+import argparse
 import html
 import os
 import re
@@ -33,6 +34,8 @@ _COLOURS: Final = {
     "wireguard": "#e8a33d", "netstack": "#6aa84f", "bridge": "#5b9bd5", "daemon": "#b678c4", "wire": "#c9b458",
     "tailnet": "#5fb7b0", "dns": "#999999", "cipher": "#d9534f", "kernel": "#8a8a8a", "numpy": "#a9c47f",
 }  # fmt: skip
+_WAITING_WORKER: Final = "_worker (concurrent/futures/thread.py"
+"""A thread of asyncio's pool that waits for work, which py-spy takes for running."""
 
 Stacks = Counter[tuple[str, ...]]
 """Samples by stack: labels such as `wireguard: Sealer.seal`, from the outermost on."""
@@ -43,6 +46,8 @@ def read(raw: str) -> Stacks:
     stacks: Stacks = Counter()
     for line in raw.splitlines():
         folded, _, count = line.rpartition(" ")
+        if _WAITING_WORKER in folded and "/lopower/" not in folded and "(lopower/" not in folded:
+            continue
         labels: list[str] = []
         natives: list[str] = []
         for frame in folded.split(";"):
@@ -163,6 +168,9 @@ def profile(system: System, down: bool, directory: Path) -> tuple[float, Stacks]
 
 def main() -> None:
     """See the module."""
+    parser = argparse.ArgumentParser(prog="make flame-graph", description=__doc__)
+    parser.add_argument("--raw", type=Path, help="a directory that keeps what py-spy wrote")
+    arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("flame-graph needs root: it uses network namespaces and TUN devices")
     parts: dict[str, Stacks] = {}
@@ -170,7 +178,7 @@ def main() -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lopower-flame-")))
         system = start_lopower(stack, directory, None)
         for down in (False, True):
-            cost, stacks = profile(system, down, directory)
+            cost, stacks = profile(system, down, arguments.raw or directory)
             title = "network to device" if down else "device to network"
             microseconds = cost * PAYLOAD / 1e3
             print(f"\n{title}: {cost:.2f} s/GB, {microseconds:.2f} us for a packet\n")

@@ -234,6 +234,16 @@ def _this_run() -> dict[str, str]:
     }
 
 
+def _write(figures: Figures, results: Path) -> None:
+    results.parent.mkdir(exist_ok=True)
+    results.write_text(figures.to_json())
+    results.with_name("chart.svg").write_text(chart(figures))
+
+
+def _terminated(number: int, frame: object) -> None:
+    sys.exit("terminated")
+
+
 def _too_long(number: int, frame: object) -> None:
     raise TimeoutError(f"took more than {_FAMILY_SECONDS} s")
 
@@ -257,6 +267,7 @@ def main() -> None:
         figures = Figures.from_json(results)
         figures.forget(chosen)
     signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGTERM, _terminated)
     with tempfile.TemporaryDirectory(prefix="lopower-bench-") as directory:
         suite = Suite(figures, Path(directory), arguments.rounds, arguments.seconds)
         try:
@@ -265,13 +276,11 @@ def main() -> None:
                 suite.run(family)
                 said = figures.failed.get(family, "done")
                 print(f": {said}, {figures.about[family]['took']} s", file=sys.stderr, flush=True)
+                _write(figures, results)  # what is measured is kept, whatever happens to the rest
         finally:
             suite.close()
     print(table(figures))
     print(f"\n{arguments.rounds} rounds; {time.monotonic() - began:.0f} s in all")
-    results.parent.mkdir(exist_ok=True)
-    results.write_text(figures.to_json())
-    results.with_name("chart.svg").write_text(chart(figures))
     failed = [family for family in chosen if family in figures.failed]
     if failed:
         sys.exit(f"not measured in full: {', '.join(failed)}")

@@ -17,6 +17,7 @@ _RAW = f"""\
 {_TURN};_write (lopower/bridge/tcp.py:9);sock_sendmsg (_socket.cpython-311.so);__sendmsg (libc.so.6) 30
 {_TURN};find (/x/host/lopower/netstack/rows.py:9);DOUBLE_add (numpy/_core/_multiarray_umath.so) 6
 {_BELOW};select (selectors.py:468);epoll_wait (libc.so.6) 4
+thread_run (libpython3.11.so.1.0);_worker (concurrent/futures/thread.py:81);_queue_SimpleQueue_get (_queue.so) 900
 """
 
 
