@@ -64,6 +64,7 @@ def measure_flows(figures: Figures, theirs: Side, lopower: Lopower, rounds: int,
                 ),
             )
             figures.add(f"flows_{direction}_cpu_ratio", cost / _yardstick(theirs, direction, seconds))
+            figures.add(f"flows_{direction}_rate", moved.rate)
             figures.add(f"flows_{direction}_fairness", fairness(moved.shares))
 
 
@@ -77,6 +78,7 @@ def measure_devices(figures: Figures, theirs: Side, lopower: Lopower, rounds: in
             shares = tuple(one.moved for one in moved)
             cost = (cpu_seconds(lopower.pid) - before) / sum(shares) * 1e9
             figures.add(f"devices_{direction}_cpu_ratio", cost / _yardstick(theirs, direction, seconds))
+            figures.add(f"devices_{direction}_rate", sum(one.rate for one in moved))
             figures.add(f"devices_{direction}_fairness", fairness(shares))
 
 

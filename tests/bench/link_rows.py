@@ -75,6 +75,7 @@ def measure_loss(figures: Figures, ours: Side, theirs: Side, rounds: int, second
                 with ThreadPoolExecutor() as pool:
                     rates = list(pool.map(both, (ours, theirs)))
                 figures.add(f"loss_{direction}_rate_ratio", rates[0] / rates[1])
+                figures.add(f"loss_{direction}_rate", rates[0])
 
 
 def _lossy_rate(side: Side, *, down: bool, seconds: float) -> float:

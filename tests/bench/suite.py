@@ -213,7 +213,8 @@ class Suite:
 
     def _measure_micro(self) -> None:
         written = self._directory / "micro.json"
-        options = ("--fast", "-p", "3", "-o", str(written), "--quiet", "--inherit-environ", "PYTHONPATH")
+        brief = ("--processes", "2", "--values", "3", "--warmups", "1", "--min-time", "0.05")
+        options = (*brief, "-o", str(written), "--quiet", "--inherit-environ", "PYTHONPATH")
         command = [sys.executable, "-m", "tests.bench.micro", *options]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (os.getcwd(), *sys.path)))}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
