@@ -15,7 +15,7 @@ from lopower_provisioning import mip, rollout, steps, wifi_store
 from lopower_provisioning.commands.choosing import on_terminal
 from lopower_provisioning.commands.failures import told
 from lopower_provisioning.commands.places import wifi_path
-from lopower_provisioning.settings_file import Wifi
+from lopower_provisioning.settings_file import StaticAddress, Wifi
 from lopower_provisioning.steps import JsonReporter, LineReporter, Reporter, TableReporter, TerminalReporter
 from lopower_provisioning.update import TRIAL_SECONDS, TRIALS, UpdateOutcome, UpdateRequest, update, user_files
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     client = options.client(arguments)
     names = _names(arguments, client.get("devices")["devices"])
     request = UpdateRequest(
-        wifi=_networks(arguments),
+        wifi=networks(arguments),
         user=user_files(
             None if arguments.main is None else Path(arguments.main), mip.packages(tuple(arguments.mip or ()))
         ),
@@ -102,18 +102,22 @@ def _names(arguments: argparse.Namespace, devices: list[dict[str, object]]) -> l
     return names
 
 
-def _networks(arguments: argparse.Namespace) -> tuple[Wifi, ...]:
+def networks(arguments: argparse.Namespace, static: StaticAddress | None = None) -> tuple[Wifi, ...]:
+    """Those that --wifi names, with their passwords; none: boards keep what they have.
+
+    Raises CommandError, SettingsError.
+    """
     if not arguments.wifi:
         return ()
     passwords = wifi_store.given_passwords(arguments.wifi_password_file, os.environ)
-    found, unknown = wifi_store.named(arguments.wifi, passwords, wifi_store.load(wifi_path()), None)
+    found, unknown = wifi_store.named(arguments.wifi, passwords, wifi_store.load(wifi_path()), static)
     if unknown and not on_terminal():
         raise CommandError(
             f"the password of {unknown[0]} is not known",
             "--wifi-password-file FILE, or the variable LOPOWER_WIFI_PASSWORD",
             USAGE,
         )
-    asked = [Wifi(name, getpass.getpass(f"Password of {name} (empty: it has none): ")) for name in unknown]
+    asked = [Wifi(name, getpass.getpass(f"Password of {name} (empty: it has none): "), static) for name in unknown]
     by_name = {network.ssid: network for network in (*found, *asked)}
     return tuple(by_name[name] for name in arguments.wifi)
 
