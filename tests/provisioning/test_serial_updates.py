@@ -47,9 +47,7 @@ class Cutting(LineReporter):
 
 def update(bench: Bench, port: str, reporter: LineReporter | None = None, **request: Any) -> UpdateOutcome:
     source = DaemonSource(ControlClient([bench.daemon.state_dir / "lopower.sock"]))
-    return update_over_serial(
-        port, None, source, UpdateRequest(**request), reporter or LineReporter(several=False)
-    )
+    return update_over_serial(port, None, source, UpdateRequest(**request), reporter or LineReporter(several=False))
 
 
 def public_key(bench: Bench) -> str:
@@ -107,7 +105,9 @@ def test_back_by_itself(bench: Bench) -> None:
     assert bench.wait_for("kitchen", lambda device: device["firmware"]["gave_up"] == 2)["firmware"]["set"] == 1
 
 
-def test_with_a_configuration_alone(daemon: LoopbackDaemon, make_board: BoardMaker, image: Path, tmp_path: Path) -> None:
+def test_with_a_configuration_alone(
+    daemon: LoopbackDaemon, make_board: BoardMaker, image: Path, tmp_path: Path
+) -> None:
     """No daemon is asked: the board says by itself whether its tunnel is up, or that it went back."""
     board = make_board()
     conf, other = tmp_path / "kitchen.conf", tmp_path / "other.conf"

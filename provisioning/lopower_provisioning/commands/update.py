@@ -8,6 +8,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lopower.cli import options, output
 from lopower.cli.errors import FAILED, INTERRUPTED, OK, USAGE, CommandError
@@ -51,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Update boards."""
     _refuse_contradictions(arguments)
     client = options.client(arguments)
-    names = _names(arguments, client.get("devices")["devices"])
+    devices = client.get("devices")["devices"]
+    names = _names(arguments, devices)
     request = UpdateRequest(
         wifi=networks(arguments),
         user=user_files(
@@ -61,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     plan = rollout.Rollout(names, canary=arguments.canary, parallel=arguments.parallel)
     outcomes = plan.run(partial(_update, client, request), _reporter(arguments, names))
+    _complete(outcomes, devices)
     if arguments.csv is not None:
         _write(Path(arguments.csv), rollout.report(outcomes))
     _show(arguments, outcomes, plan.stopped)
@@ -71,6 +74,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _update(client: object, request: UpdateRequest, name: str, reporter: Reporter) -> UpdateOutcome:
     return update(client, name, request, reporter)  # type: ignore[arg-type]
+
+
+def _complete(outcomes: list[UpdateOutcome], devices: list[dict[str, Any]]) -> None:
+    """What boards that were not begun run, as far as they have told it since they were started."""
+    told = {device["name"]: device["firmware"] or {} for device in devices}
+    for outcome in outcomes:
+        if outcome.state == "skipped":
+            firmware = told.get(outcome.name, {})
+            outcome.before, outcome.image = firmware.get("package", ""), firmware.get("image", "")
 
 
 def _refuse_contradictions(arguments: argparse.Namespace) -> None:
