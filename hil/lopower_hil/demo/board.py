@@ -69,17 +69,17 @@ class BoardSteps:
         program = self._write_program()
         screen.command("cat app/main.py")
         screen.say(program)
-        if not await show("it is flashed", self._flash):
+        if not await show("the board is flashed", self._flash):
             return
-        await show("it fetches a page", self._fetched)
+        await show("a page, from the board", self._fetched)
         screen.say()
         if self._world is None:
             screen.say("Without a tailnet another device is the visitor.")
             await self._demonstration.type_lopower("device", "allow", "kitchen", f"device:{NAME}")
-            await show("the board's page", self._visit_as_kitchen)
+            await show("its page, from kitchen", self._visit_as_kitchen)
             return
         await self._demonstration.type_lopower("expose", NAME, "--node")
-        await show("the board's page, from peer", self._visit_as_peer)
+        await show("its page, from peer", self._visit_as_peer)
 
     def _write_program(self) -> str:
         program = PROGRAM.format(says=_SAYS, url=self._url)
