@@ -162,7 +162,7 @@ def test_all_of_it(terminal: Terminal, tmp_path: Path) -> None:
 
 
 def test_without_a_tailnet(tmp_path: Path) -> None:
-    """No Go, so no tailnet: it says so, and the board's page is visited by another device."""
+    """No Go, so no tailnet: it says so, and the daemon itself visits the board."""
     program = (
         "import sys; from lopower_hil.demo import __main__ as demo, steps, tailnet; "
         "tailnet.what_is_missing = lambda: 'lopower-sidecar is not there'; steps.BULK_BYTES = 1_000_000; "
@@ -174,6 +174,6 @@ def test_without_a_tailnet(tmp_path: Path) -> None:
     assert "Without a tailnet: lopower-sidecar is not there." in done.stdout
     assert re.search(r"by the gateway's name: the board prints \"Hello from a web server of this host.\"", done.stdout)
     assert re.search(
-        r"^  ok   its page, from kitchen .*Hello from a board. You are 10.90.0.2", done.stdout, re.MULTILINE
+        r"^  ok   its page, from the gateway .*Hello from a board. You are 10.90.0.1", done.stdout, re.MULTILINE
     )
     assert "FAIL" not in done.stdout

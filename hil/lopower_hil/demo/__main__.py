@@ -78,7 +78,7 @@ async def demonstrate(demonstration: Demonstration, stack: AsyncExitStack, keep:
         stack.push_async_callback(page.close)
         await tailnet.TailnetSteps(demonstration, world, kitchen, gateway.ipv4).run(results.show)
     screen.title("a board")
-    await BoardSteps(demonstration, world, kitchen, gateway).run(results.show)
+    await BoardSteps(demonstration, world, gateway).run(results.show)
     screen.say()
     await demonstration.type_lopower("device", "list")
     seconds = time.monotonic() - demonstration.began

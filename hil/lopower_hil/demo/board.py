@@ -6,15 +6,15 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 from lopower_hil.demo import screen, tailnet
 from lopower_hil.demo.processes import Demonstration
-from lopower_hil.demo.steps import Gateway, StepFailedError, expect, get
+from lopower_hil.demo.steps import Gateway, StepFailedError, expect
 from lopower_hil.made_images import stock_image
 from lopower_hil.tailnet_world import TailnetWorld
-from lopower_hil.virtual_device import VirtualDevice
 from lopower_provisioning import chips
 
 NAME: Final = "shelf"
@@ -49,15 +49,12 @@ class BoardSteps:
     Args:
         demonstration: its daemon runs.
         world: the tailnet that it has joined; None: there is none.
-        kitchen: another device, which visits the board where no tailnet's peer can.
     """
 
-    def __init__(
-        self, demonstration: Demonstration, world: TailnetWorld | None, kitchen: VirtualDevice, gateway: Gateway
-    ) -> None:
+    def __init__(self, demonstration: Demonstration, world: TailnetWorld | None, gateway: Gateway) -> None:
         self._demonstration = demonstration
         self._world = world
-        self._kitchen = kitchen
+        self._gateway = gateway.ipv4
         self._directory = demonstration.directory / "board"
         self._url = f"http://gateway:{gateway.web_port}/" if world is None else f"http://{tailnet.PEER}.{world.domain}/"
 
@@ -74,9 +71,8 @@ class BoardSteps:
         await show("a page, from the board", self._fetched)
         screen.say()
         if self._world is None:
-            screen.say("Without a tailnet another device is the visitor.")
-            await self._demonstration.type_lopower("device", "allow", "kitchen", f"device:{NAME}")
-            await show("its page, from kitchen", self._visit_as_kitchen)
+            screen.say("Without a tailnet there is no peer to visit it: the daemon does, as its gateway.")
+            await show("its page, from the gateway", self._visit_as_gateway)
             return
         await self._demonstration.type_lopower("expose", NAME, "--node")
         await show("its page, from peer", self._visit_as_peer)
@@ -113,11 +109,18 @@ class BoardSteps:
         by = "the gateway's name" if self._world is None else "MagicDNS"
         return f'{self._url} by {by}: the board prints "{body}"'
 
-    async def _visit_as_kitchen(self) -> str:
-        device = json.loads(await self._demonstration.lopower("device", "show", NAME, "--json"))
-        body = await get(self._kitchen, device["ipv4"], 80)
-        expect(body.startswith("Hello from a board."), f"got {body[:60]!r}")
-        return f'http://{device["ipv4"]}/ says "{body}"'
+    async def _visit_as_gateway(self) -> str:
+        body = await asyncio.to_thread(self._page)
+        expect(body == f"Hello from a board. You are {self._gateway}", f"got {body[:60]!r}")
+        return f'{NAME} says "{body}"'
+
+    def _page(self) -> str:
+        with closing(self._demonstration.client().stream(NAME, 80)) as stream:
+            stream.send(b"GET / HTTP/1.0\r\n\r\n")
+            answer = b""
+            while data := stream.receive():
+                answer += data
+        return answer.rpartition(b"\r\n\r\n")[2].decode()
 
     async def _visit_as_peer(self) -> str:
         assert self._world is not None

@@ -95,10 +95,14 @@ class Demonstration:
             **more,
         }
 
+    def client(self) -> ControlClient:
+        """Of the daemon's control API."""
+        return ControlClient([self.state / "lopower.sock"])
+
     async def add_device(self, name: str) -> tuple[str, str]:
         """What `lopower device add` does on a terminal; the configuration and its QR code."""
         screen.command(f"lopower device add {name}")
-        client = ControlClient([self.state / "lopower.sock"])
+        client = self.client()
         body = {"devices": [{"name": name}], "format": "conf", "qr": True}
         answer: dict[str, Any] = await asyncio.to_thread(client.request, "POST", ["devices"], body)
         device = answer["devices"][0]
