@@ -12,7 +12,7 @@ import pytest
 
 from lopower.control.client import ControlClient
 from lopower_hil.virtual_board.board import State
-from lopower_provisioning import filesystem, repl, serial_update
+from lopower_provisioning import filesystem, on_board, repl, serial_update
 from lopower_provisioning.serial_update import ConfSource, DaemonSource, update_over_serial
 from lopower_provisioning.settings_file import Wifi, tunnel_from_conf
 from lopower_provisioning.steps import LineReporter, Step
@@ -152,7 +152,7 @@ def test_the_cable_at_each_step(bench: Bench, tmp_path: Path, monkeypatch: pytes
 
 def test_a_line_that_is_gone_while_the_board_has_power(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host says no more: the board starts by itself, with what it ran."""
-    monkeypatch.setattr(serial_update.on_board, "source", _with_watchdog(serial_update.on_board.source))
+    monkeypatch.setattr(on_board, "source", _with_watchdog(on_board.source))
     board = bench.board("kitchen", hostname="kitchen")
     mark = len(board.serial_text())
 
@@ -224,7 +224,7 @@ def test_options_that_do_not_go_together(
 
 def test_the_package_holds_the_program() -> None:
     """It is sent as it lies there, and is short enough for a board to take at once."""
-    text = serial_update.on_board.source("update")
+    text = on_board.source("update")
     assert "class Update" in text
     assert len(text) < 12_000
     assert filesystem.program({"main.py": b"x"})["main_program.py"] == b"x"

@@ -49,10 +49,14 @@ class Update:
         try:
             import machine
 
-            self._feed = machine.WDT(timeout=WATCHDOG).feed
+            self._dog = machine.WDT(timeout=WATCHDOG)
         except (ImportError, AttributeError, ValueError):
-            self._feed = len  # a port without
+            self._dog = None  # a port without
         self._file = None
+
+    def _feed(self):
+        if self._dog is not None:
+            self._dog.feed()
 
     def facts(self):
         from lopower.noise import public_key
