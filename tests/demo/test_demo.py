@@ -133,7 +133,7 @@ def test_all_of_it(terminal: Terminal, tmp_path: Path) -> None:
     assert any(line.startswith("open http://127.0.0.1:") for line in lines)
     codes = re.findall(r"(?:\x1b\[38;2;0;0;0;48;2;255;255;255m[ ▀▄█]+\x1b\[0m\r\n)+", terminal.raw)
     assert len(codes) == 2
-    steps = [line for line in lines if line.startswith(("  ok ", " " * 43))]
+    steps = [line for line in lines if line.startswith(("  ok ", " " * 44))]
     assert max(map(len, steps)) <= COLUMNS
     assert "\x1b[32mok  \x1b[0m" in terminal.raw
 
