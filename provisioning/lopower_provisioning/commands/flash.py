@@ -77,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     _refuse_contradictions(arguments)
     if arguments.update:
         return serial_update.run(arguments)
+    if arguments.many is None and arguments.port is None:
+        arguments.port = choose_port()  # before anything is asked that is of no use without a board
     wifi, asked = _networks(arguments)
     requests = _requests(arguments, wifi)
     reporter = _reporter(arguments, [request.label for request in requests])
@@ -141,9 +143,8 @@ def _requests(arguments: argparse.Namespace, wifi: dict[str, Wifi]) -> list[Requ
     target = _targets(arguments)
     chip = _chip(arguments.chip)
     if arguments.many is None:
-        port = arguments.port or choose_port()
-        line = Line(arguments.name, port, None, (), None, None, None)
-        return [_request(arguments, line, port, tuple(wifi.values()), target, chip)]
+        line = Line(arguments.name, arguments.port, None, (), None, None, None)
+        return [_request(arguments, line, arguments.port, tuple(wifi.values()), target, chip)]
     lines = plan.read(Path(arguments.many))
     places = ports_by_mac({line.mac for line in lines if line.mac}, {line.port for line in lines if line.port})
     default = tuple(wifi[name] for name in arguments.wifi or ()) or tuple(wifi.values())
