@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from lopower.wire import buffers
 from lopower.wire.datagrams import DatagramBatch, Endpoint
 
 SLOT: Final = 65_536
@@ -89,7 +90,7 @@ class UdpSocket:
             pktinfo=features.pktinfo and self._ask_for_pktinfo(),
         )
         self._gso = self.features.gso
-        self.batch = DatagramBatch(bytearray(MAX_BATCH_DATAGRAMS * SLOT))
+        self.batch = DatagramBatch(buffers.zeroed(MAX_BATCH_DATAGRAMS * SLOT))
         self._slots = [self.batch.view[at : at + SLOT] for at in range(0, MAX_BATCH_DATAGRAMS * SLOT, SLOT)]
         self._ancillary_bytes = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
         self._endpoints: dict[tuple[object, bytes], Endpoint] = {}
