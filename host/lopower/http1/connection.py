@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import h11
@@ -174,7 +175,10 @@ class ServerConnection(asyncio.Protocol):
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             raise ConnectionAbortedError  # the answer had begun: only its early end says that it is not whole
         fields = {"Content-Type": response.content_type, "Content-Length": str(len(response.body)), **response.headers}
-        self._send(h11.Response(status_code=response.status, headers=_fields(fields)))
+        if self._http.their_state is h11.ERROR:
+            fields["Connection"] = "close"  # h11 says so by itself only where it has understood the request
+        reason = HTTPStatus(response.status).phrase.encode()
+        self._send(h11.Response(status_code=response.status, reason=reason, headers=_fields(fields)))
         if method != "HEAD":
             self._send(h11.Data(data=response.body))
         self._send(h11.EndOfMessage())
