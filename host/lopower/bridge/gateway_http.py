@@ -7,7 +7,6 @@ so that a web page on a phone cannot read it under a name of its own (DNS rebind
 from __future__ import annotations
 
 import asyncio
-import html
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -108,6 +107,8 @@ def render(facts: PageFacts, media: str) -> str:
         for label, values in rows:
             lines += ["", f"{label}:"] + [f"  {value}" for value in values]
         return "\n".join(lines) + "\n"
+    import html  # brings the table of all entities along, which only a browser has need of
+
     name = html.escape(facts.device)
     body = []
     for label, values in rows:

@@ -180,7 +180,7 @@ class ProxyRuntime:
         self._run(self._call_devices())
         self._run(self._housekeeping())
         keeper = MemoryKeeper(
-            self.stack.release_unused, lambda: self.path.counters["turns"], resident_bytes, heap_trimmer()
+            self.path.release_unused, lambda: self.path.counters["turns"], resident_bytes, heap_trimmer()
         )
         self._run(keeper.run())
 

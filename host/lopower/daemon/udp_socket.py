@@ -100,6 +100,11 @@ class UdpSocket:
         """The descriptor, for the loop to watch."""
         return self._socket.fileno()
 
+    def release_unused(self) -> None:
+        """Give up what the last batches occupied; not within a turn."""
+        self.batch.clear()
+        buffers.discard(self.batch.buffer)
+
     def receive(self) -> tuple[DatagramBatch, bool]:
         """Take what waits, up to one batch; True if there may be more. The batch is valid until the next call."""
         batch = self.batch

@@ -22,3 +22,9 @@ def zeroed(size: int) -> Bytes:
     if not hasattr(mmap, "MAP_PRIVATE"):
         return mmap.mmap(-1, size)
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def discard(buffer: Bytes) -> None:
+    """Give the pages of a `zeroed` buffer back to the system. What is in it is lost; it may be used on."""
+    if isinstance(buffer, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        buffer.madvise(mmap.MADV_DONTNEED)
