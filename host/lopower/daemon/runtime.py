@@ -133,7 +133,7 @@ class ProxyRuntime:
         self._timestamp = TimestampSource(time.time_ns, registry.timestamps_reserved_until, self._reserve_timestamps)
         self.interface = Interface(
             private_key=self._private_key,
-            config=InterfaceConfig(mtu=settings.mtu),
+            config=InterfaceConfig(mtu=settings.mtu, rate_limit_exempt=settings.trusted_sources),
             entropy=os.urandom,
             uniform=uniform,
             timestamp=self._timestamp,
@@ -289,6 +289,7 @@ class ProxyRuntime:
         self._settings = settings
         self.bridge.set_rules((*settings.deny, *settings.allow), self._clock())
         self.bridge.set_dialer(HostDialer(sources=settings.source_address))
+        self.interface.set_rate_limit_exempt(settings.trusted_sources)
         self._dns_settings = self._dns_config(settings)
         self.dns.reload(self._dns_settings)
         self.tailnet.reload(settings)

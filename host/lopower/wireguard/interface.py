@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -192,6 +193,10 @@ class Interface:
         except ValueError:
             self._allowed_ips.insert(before, peer)
             raise
+
+    def set_rate_limit_exempt(self, networks: Sequence[IPv4Network | IPv6Network]) -> None:
+        """As `InterfaceConfig.rate_limit_exempt`, from now on."""
+        self._admission.set_rate_limit_exempt(networks)
 
     def peer_for(self, destination: bytes) -> Peer | None:
         """Whose inner address this is."""
