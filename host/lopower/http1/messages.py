@@ -110,9 +110,13 @@ class Routes:
 
     Args:
         entries: method, path and handler; a segment `{name}` is any one, and the request's parameter `name`.
+
+    Attributes:
+        names: method and path of each.
     """
 
     def __init__(self, *entries: tuple[str, str, Handler]) -> None:
+        self.names = [(method, path) for method, path, _ in entries]
         self._entries = [(method, path.split("/")[1:], handler) for method, path, handler in entries]
 
     async def __call__(self, request: Request) -> Response | None:
