@@ -334,7 +334,6 @@ async def test_lopower_on_a_board(tmp_path: Path) -> None:
         proxy.enrol("sensor")
         settings = device_settings(
             proxy.configuration("sensor"),
-            timer=None,  # see the document on boards: with one, a long run can end by itself
             wifi=[{"ssid": "Home", "password": "right password", "priority": 1}],
         )
         files = {

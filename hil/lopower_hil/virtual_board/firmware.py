@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -15,6 +16,9 @@ from lopower_hil.virtual_board.wires import Phase, Wires
 
 MARK: Final = b"\x1e\x1fVB"
 """What begins a message of the shims among what a program prints: kind (1 byte), length (2 bytes), content."""
+
+INTERRUPT: Final = bytes(12)
+"""A pulse, as the launcher has it, that is Ctrl-C."""
 
 _SHIMS: Final = Path(__file__).parent / "shims"
 _LAUNCHER: Final = Path(__file__).parent / "launcher.py"
@@ -46,19 +50,23 @@ class Firmware:
         wires.field.phase = Phase.LAUNCHING
         wires.field.raw = raw
         self.channel, theirs = socket.socketpair()
+        pulses, pulse = os.pipe()
+        self._pulses = open(pulse, "wb", buffering=0)
         descriptor = os.open(flash, os.O_RDWR | os.O_CLOEXEC)
         try:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
                 [
-                    sys.executable, "-I", "-S", str(_LAUNCHER), str(site()), str(wires.descriptor), str(descriptor),
-                    str(heap), str(_SHIMS),
+                    sys.executable, "-I", "-S", str(_LAUNCHER), str(library()), str(wires.descriptor), str(descriptor),
+                    str(heap), str(_SHIMS), str(pulses),
                 ],
                 stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=theirs.fileno(),
-                pass_fds=(wires.descriptor, descriptor),
-                env={"TZ": "UTC", "BOARD_NATIVE": str(native or "")}, cwd="/", start_new_session=True,
+                pass_fds=(wires.descriptor, descriptor, pulses, pulse),
+                env={"TZ": "UTC", "BOARD_NATIVE": str(native or ""), "BOARD_PULSES": str(pulse)},
+                cwd="/", start_new_session=True,
             )  # fmt: skip
         finally:
             os.close(descriptor)
+            os.close(pulses)
             theirs.close()
         self.channel.setblocking(False)
         self._input = bytearray(b"\x01" if raw else b"")
@@ -112,19 +120,28 @@ class Firmware:
             self._process.kill()
         self._process.wait()
         self.channel.close()
+        self._pulses.close()
 
     def _put(self, data: bytes) -> None:
         self._input += data[: max(0, _MAX_HELD - len(self._input))]
         self.flush()
 
     def _interrupt(self) -> None:
-        """Ctrl-C: a signal while a program runs, a character for the REPL."""
+        """Ctrl-C: KeyboardInterrupt while a program runs, a character for the REPL."""
         if self._wires.field.phase == Phase.LAUNCHING:
             self._interrupted = True
         elif self._catches_interrupt():
-            os.kill(self._process.pid, signal.SIGINT)
+            self._pulse(INTERRUPT)
         else:
             self._put(b"\x03")
+
+    def _pulse(self, pulse: bytes) -> None:
+        """To the launcher. It reads at once; if it does not it has no use for more."""
+        if select.select([], [self._pulses], [], 0)[1]:
+            try:
+                self._pulses.write(pulse)
+            except BrokenPipeError:  # it has ended
+                pass
 
     def _catches_interrupt(self) -> bool:
         try:
@@ -199,7 +216,7 @@ class Output:
         return bytes(out)
 
 
-def site() -> Path | None:
-    """Where MicroPython's unix port is installed; None: nowhere."""
+def library() -> Path | None:
+    """The file with MicroPython's unix port; None if it is not installed."""
     found = importlib.util.find_spec("micropython_run")
-    return None if found is None or found.origin is None else Path(found.origin).parent
+    return None if found is None or found.origin is None else Path(found.origin)
