@@ -50,6 +50,9 @@ class Firmware:
         wires.field.phase = Phase.LAUNCHING
         wires.field.raw = raw
         self.channel, theirs = socket.socketpair()
+        self._printed, printed = socket.socketpair()
+        for end in (self._printed, printed):
+            end.setblocking(False)
         pulses, pulse = os.pipe()
         self._pulses = open(pulse, "wb", buffering=0)
         descriptor = os.open(flash, os.O_RDWR | os.O_CLOEXEC)
@@ -60,13 +63,17 @@ class Firmware:
                     str(heap), str(_SHIMS), str(pulses),
                 ],
                 stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=theirs.fileno(),
-                pass_fds=(wires.descriptor, descriptor, pulses, pulse),
-                env={"TZ": "UTC", "BOARD_NATIVE": str(native or ""), "BOARD_PULSES": str(pulse)},
+                pass_fds=(wires.descriptor, descriptor, pulses, pulse, printed.fileno()),
+                env={
+                    "TZ": "UTC", "BOARD_NATIVE": str(native or ""), "BOARD_PULSES": str(pulse),
+                    "BOARD_PRINTED": str(printed.fileno()),
+                },
                 cwd="/", start_new_session=True,
             )  # fmt: skip
         finally:
             os.close(descriptor)
             os.close(pulses)
+            printed.close()
             theirs.close()
         self.channel.setblocking(False)
         self._input = bytearray(b"\x01" if raw else b"")
@@ -110,6 +117,14 @@ class Firmware:
         printed = self._output.feed(data)
         self.requests += self._output.requests
         self._output.requests.clear()
+        if self._output.is_duplicated:
+            try:
+                self._printed.send(printed)
+            except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+                pass  # a stream that takes nothing misses what is printed
+        for typed in self._output.typed:
+            self.write(typed)
+        self._output.typed.clear()
         if self._output.raw is not None:
             self.raw = self._output.raw
         return printed
@@ -120,6 +135,7 @@ class Firmware:
             self._process.kill()
         self._process.wait()
         self.channel.close()
+        self._printed.close()
         self._pulses.close()
 
     def _put(self, data: bytes) -> None:
@@ -153,10 +169,19 @@ class Firmware:
 
 
 class Output:
-    """Takes the shims' messages out of what is printed, and ends lines as a serial line has them."""
+    """Takes the shims' messages out of what is printed, and ends lines as a serial line has them.
+
+    Attributes:
+        requests: what ends the program, as in `Firmware`.
+        typed: what came to the REPL by `os.dupterm`.
+        is_duplicated: whether what is printed goes there, too.
+        raw: which REPL has said last that it is there; None: none.
+    """
 
     def __init__(self, *, swallow_banner: bool) -> None:
         self.requests: list[str] = []
+        self.typed: list[bytes] = []
+        self.is_duplicated = False
         self.raw: bool | None = None
         self._swallow = swallow_banner
         self._swallowing = False
@@ -188,6 +213,10 @@ class Output:
             self._last = 0
         elif kind == "R":
             self.requests.append(content.decode("ascii", "replace"))
+        elif kind == "D":
+            self.is_duplicated = bool(content[0])
+        elif kind == "K":
+            self.typed.append(content)
         elif kind == "E":  # boot.py and main.py have ended; the REPL begins
             self._swallowing = self._swallow
 

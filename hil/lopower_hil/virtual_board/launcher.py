@@ -38,6 +38,9 @@ disturb a collection of garbage that waits for other threads; and a signal just 
 SCHEDULE_AGAIN = 0.5
 """Seconds. Ctrl-C can end the function before it has said when it wants to be called next."""
 
+INTERRUPT_AFTER = 0.5
+"""Seconds after which Ctrl-C does not wait any more for the function that is scheduled to end."""
+
 INTERRUPT_FOR = 0.02
 """Seconds of signals for Ctrl-C."""
 
@@ -81,6 +84,7 @@ class Clock(threading.Thread):
         self._function = 0
         self._due = math.inf
         self._signals_end = -math.inf
+        self._interrupted: float | None = None
 
     def run(self) -> None:
         """Until the process ends."""
@@ -90,6 +94,8 @@ class Clock(threading.Thread):
                 taken = self._schedule(self._function, 1)  # 1: MicroPython's 0
                 self._due = now + (SCHEDULE_AGAIN if taken else SIGNAL_AGAIN)
                 self._signals_end = math.inf
+            if self._interrupted is not None:
+                self._interrupt(now, self._interrupted)
             wait = SIGNAL_AGAIN if now < self._signals_end else min(TICK, self._due - now)
             if select.select([self._pulses], [], [], wait)[0]:
                 for function, milliseconds in PULSE.iter_unpack(os.read(self._pulses, 64 * PULSE.size)):
@@ -99,11 +105,19 @@ class Clock(threading.Thread):
 
     def _take(self, function: int, milliseconds: int) -> None:
         now = time.monotonic()
-        if function != INTERRUPT:
-            self._function = function
-            self._due = math.inf if milliseconds == NEVER else now + milliseconds / 1000
-            self._signals_end = -math.inf
-        elif runs_a_program():
+        if function == INTERRUPT:
+            self._interrupted = now
+            return
+        self._function = function
+        self._due = math.inf if milliseconds == NEVER else now + milliseconds / 1000
+        self._signals_end = -math.inf
+
+    def _interrupt(self, now: float, since: float) -> None:
+        """KeyboardInterrupt for the program, soon: within the function that is scheduled it would end that alone."""
+        if self._signals_end == math.inf and now - since < INTERRUPT_AFTER:
+            return
+        self._interrupted = None
+        if runs_a_program():
             self._raise_interrupt()
             self._signals_end = max(self._signals_end, now + INTERRUPT_FOR)
 
