@@ -79,7 +79,7 @@ os.remove("/lopower.test.json")
     assert device.run(program, 60).splitlines()[-1] == cause
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_the_timer_pumps(device: Board) -> None:
     """`machine.Timer` and `micropython.schedule`: a rekey while the program computes."""
     device.reset()

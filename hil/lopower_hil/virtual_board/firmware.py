@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,9 @@ _SHIMS: Final = Path(__file__).parent / "shims"
 _LAUNCHER: Final = Path(__file__).parent / "launcher.py"
 _RAW_BANNER: Final = b"raw REPL; CTRL-B to exit"
 _FRIENDLY_BANNER: Final = b'Type "help()"'
+_AGES: Final = struct.pack("ll", 1 << 24, 0)
+"""Seconds and microseconds of a time-out that is never over: with one, a signal ends a read (see the launcher)."""
+
 _MAX_HELD: Final = 1 << 16
 
 
@@ -50,11 +54,12 @@ class Firmware:
         wires.field.phase = Phase.LAUNCHING
         wires.field.raw = raw
         self.channel, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _AGES)
         self._printed, printed = socket.socketpair()
         for end in (self._printed, printed):
             end.setblocking(False)
         pulses, pulse = os.pipe()
-        self._pulses = open(pulse, "wb", buffering=0)
+        self._pulses = os.fdopen(pulse, "wb", buffering=0)
         descriptor = os.open(flash, os.O_RDWR | os.O_CLOEXEC)
         try:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(

@@ -4,10 +4,11 @@
 
 LIBRARY: the file with MicroPython. WIRES, FLASH, PULSES: descriptors. HEAP: bytes. SHIMS: directory of the shims.
 
-What comes from outside the program (timers, Ctrl-C) is MicroPython's to run between two steps of its own. A thread of this
-process, of which MicroPython knows nothing, hands it over: it touches nothing but the queue of what is scheduled, which has
-a lock, and the word that says which exception is pending. Then a signal ends the system call that the program waits in,
-if it does.
+What comes from outside the program (timers, Ctrl-C) is MicroPython's to run between two steps of its own. A thread of
+this process, of which MicroPython knows nothing, hands it over: it touches nothing but the queue of what is scheduled,
+which has a lock, and the word that says which exception is pending. Then a signal ends the system call that the program
+waits in, if it does: select, poll and sleep always, and a read of standard input, because that has a time-out; the wait of a
+collection of garbage for other threads goes on (signal(7)).
 """
 
 import ctypes
@@ -25,15 +26,15 @@ PR_SET_PDEATHSIG = 1
 WIRES_SIZE = 1 << 16
 
 PULSE = struct.Struct("<QI")
-"""What PULSES brings: the address of the function to schedule and in how many milliseconds, or NEVER, until the next one
-says otherwise; or INTERRUPT."""
+"""What PULSES brings: the address of the function to schedule and in how many milliseconds, or NEVER, until the next
+one says otherwise; or INTERRUPT."""
 
 INTERRUPT = 0
 NEVER = 0xFFFFFFFF
 
 SIGNAL_AGAIN = 0.002
-"""Seconds that the program has to take what is scheduled by itself. Only in a system call it needs a signal, which would
-disturb a collection of garbage that waits for other threads; and a signal just before a system call is lost."""
+"""Seconds that the program has to take what is scheduled by itself. Only in a system call it needs a signal, and one just
+before a system call is lost."""
 
 SCHEDULE_AGAIN = 0.5
 """Seconds. Ctrl-C can end the function before it has said when it wants to be called next."""
@@ -60,6 +61,7 @@ def main() -> int:
     # MicroPython's handler is there while a program runs and only then: whoever sends Ctrl-C looks first whether it is.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.siginterrupt(signal.SIGALRM, False)
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the clock takes none
     Clock(library, int(pulses), threading.get_ident()).start()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
