@@ -7,8 +7,8 @@ LIBRARY: the file with MicroPython. WIRES, FLASH, PULSES: descriptors. HEAP: byt
 What comes from outside the program (timers, Ctrl-C) is MicroPython's to run between two steps of its own. A thread of
 this process, of which MicroPython knows nothing, hands it over: it touches nothing but the queue of what is scheduled,
 which has a lock, and the word that says which exception is pending. Then a signal ends the system call that the program
-waits in, if it does: select, poll and sleep always, and a read of standard input, because that has a time-out; the wait of a
-collection of garbage for other threads goes on (signal(7)).
+waits in, if it does: select, poll and sleep always, and a read of standard input, because that has a time-out; a
+collection of garbage goes on waiting for other threads (signal(7)).
 """
 
 import ctypes
@@ -33,8 +33,8 @@ INTERRUPT = 0
 NEVER = 0xFFFFFFFF
 
 SIGNAL_AGAIN = 0.002
-"""Seconds that the program has to take what is scheduled by itself. Only in a system call it needs a signal, and one just
-before a system call is lost."""
+"""Seconds that the program has to take what is scheduled by itself. Only in a system call it needs a signal, and one
+just before a system call is lost."""
 
 SCHEDULE_AGAIN = 0.5
 """Seconds. Ctrl-C can end the function before it has said when it wants to be called next."""
