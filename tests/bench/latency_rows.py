@@ -55,7 +55,7 @@ def measure_delay_beside_bulk(figures: Figures, lopower: Lopower, rounds: int) -
 @contextmanager
 def _bulk(lopower: Lopower, *, down: bool) -> Iterator[None]:
     """A transfer at full speed from before the block to after it. Raises RuntimeError if the block took longer."""
-    transfer(lopower.world.device, lopower.target, down=down, seconds=0.5)  # the server is free again after it
+    transfer(lopower.world.device, lopower.target, down=down, seconds=1)  # the server is free again after it
     started = command(lopower.target, down=down, seconds=_BULK_SECONDS, port=IPERF_PORT)
     bulk = lopower.world.device.popen(*started, stdout=subprocess.PIPE)
     time.sleep(0.5)
