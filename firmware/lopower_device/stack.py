@@ -77,6 +77,8 @@ class Stack:
         self.connections = []
         self.listeners = []
         self.udp = []
+        random = entropy(2)
+        self._last_port = random[0] << 8 | random[1]
         self.counters = peer.counters
 
     # --- what sockets ask
@@ -352,8 +354,10 @@ class Stack:
     def _free_port(self):
         used = [c.local[1] for c in self.connections] + [e.port for e in self.udp] + [s.port for s in self.listeners]
         while True:
-            random = self.entropy(2)
-            port = FIRST_PORT + (random[0] << 8 | random[1]) % PORTS
+            # In turn: a random one is soon one whose last connection the other end still has in TIME-WAIT, where a SYN
+            # with a lower sequence number opens nothing (RFC 9293 section 3.10.7.4)
+            self._last_port += 1
+            port = FIRST_PORT + self._last_port % PORTS
             if port not in used:
                 return port
 

@@ -20,6 +20,7 @@ from lopower.bridge.bridge import Bridge
 from lopower.bridge.device_state import DeviceState
 from lopower.bridge.poller import Poller
 from lopower.daemon.datapath import DataPath
+from lopower.daemon.memory import MemoryKeeper, heap_trimmer, resident_bytes
 from lopower.daemon.setting_values import HostPort
 from lopower.daemon.settings import Settings
 from lopower.daemon.statistics import DeviceStatistics, EchoResult, InterfaceStatistics
@@ -178,6 +179,10 @@ class ProxyRuntime:
         self.tailnet.start(self.bridge)
         self._run(self._call_devices())
         self._run(self._housekeeping())
+        keeper = MemoryKeeper(
+            self.path.release_unused, lambda: self.path.counters["turns"], resident_bytes, heap_trimmer()
+        )
+        self._run(keeper.run())
 
     async def close(self, timeout: float) -> None:
         """End: flows get `timeout` seconds to end by themselves, then a RST."""

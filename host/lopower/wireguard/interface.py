@@ -14,6 +14,7 @@ from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from lopower.wire import buffers
 from lopower.wire.datagrams import DatagramBatch, Endpoint, Transmit
 from lopower.wire.rows import PacketBatch, PacketRows
 from lopower.wire.wireguard import (
@@ -202,6 +203,11 @@ class Interface:
         return self._allowed_ips.lookup(destination)
 
     # ------------------------------------------------------------------ in
+
+    def release_unused(self) -> None:
+        """Give up what the last packets occupied; not within a turn."""
+        self._opener.packets.clear()
+        buffers.discard(self._opener.packets.rows.buffer)
 
     def receive(self, batch: DatagramBatch, now: float) -> PacketBatch:
         """Process the datagrams of one turn, and return their packets; what is bad is counted and dropped."""

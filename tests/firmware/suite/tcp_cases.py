@@ -76,6 +76,18 @@ def test_nothing_is_left():
     assert net.one.next_timer(net.now) == 60_000
 
 
+def test_ports_come_in_turn():
+    """The far end has the last connections in TIME-WAIT: none of their ports is used again before all others were."""
+    net = Net()
+    ports = set()
+    for _ in range(40):
+        client = net.one.connect((net.addresses[1], 80), net.now)
+        ports.add(client.local[1])
+        client.abort(net.now)
+    assert len(ports) == 40 and min(ports) >= 49152
+    assert max(ports) - min(ports) in (39, 16383)
+
+
 def test_half_close():
     """FIN one way; data the other way goes on."""
     net = Net()
