@@ -34,7 +34,7 @@ def start(path=SETTINGS, network=None, counter=COUNTER):
         print("lopower:", problem)
         return False
     problem = settings = None
-    _once("log").started()
+    _once("journal").started()
     from . import sockets
     from .tunnel import Tunnel
 
@@ -137,7 +137,7 @@ def status():
 
 def log(what):
     """Keep an exception, or a text, in flash, for `lopower device logs`. The oldest entries go; flash wears: seldom."""
-    _once("log").note(what)
+    _once("journal").note(what)
 
 
 def _once(name):
