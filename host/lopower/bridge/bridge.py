@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     from lopower.tailnet.routes import HostSnapshot
     from lopower.tailnet.tsnet_inbound import InboundRequest
 
-# What flows may move in one round (about 1 ms) before the socket is looked at again: who waits there is worth more than a
-# longer batch.
+# What flows may move in one round (about 1 ms) before the socket is looked at again: who waits there is worth more than
+# a longer batch.
 ROUND_BYTES: Final = 256 << 10
 _DNS_PORT: Final = 53
 _NTP_PORT: Final = 123

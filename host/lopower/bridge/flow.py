@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _MIN_SWEEP_SECONDS: Final = 0.5
 # A flow that moves so many bytes when it is served is after throughput, and waits behind those that are after answers.
 HEAVY_BYTES: Final = 16 << 10
-# What a heavy flow may move before the next one has its turn. Chunks differ in size, so counting turns would not be fair.
+# What a heavy flow may move before the next one has its turn: chunks differ in size, so counting turns is not fair.
 SHARE_BYTES: Final = 128 << 10
 # Packets that a flow may read in one go while others wait, about 1 ms of work; alone it fills a chunk.
 SHARED_SLOTS: Final = 180

@@ -14,8 +14,10 @@ from typing import Final
 from lopower.wire.datagrams import DatagramBatch, Endpoint
 
 SLOT: Final = 65_536
-# Slots hold super-datagrams that were taken from the kernel; what does not fit stays in the kernel, in order of arrival.
-SLOTS: Final = 64
+# Slots hold super-datagrams that were taken from the kernel; what does not fit stays there, in order of arrival.
+# Many devices that send a few packets each fill many, with little in them: the more of one device come together, the
+# less each costs. The lowest are used first, so that memory which was never needed is never touched.
+SLOTS: Final = 256
 # What is opened at once while busy senders are alone: it stays inside the second-level cache, and the fixed costs of a
 # batch are small. Nothing more is taken from the kernel either, so that few slots are in use.
 PIECE_BYTES: Final = 1 << 20
@@ -112,8 +114,10 @@ class Arrivals:
     def release(self) -> DatagramBatch:
         """The batch was processed, and its slots are free."""
         batch = self.batch
-        self.free += [offset // SLOT for offset in batch.offsets]
-        batch.clear()
+        if batch.offsets:
+            self.free += [offset // SLOT for offset in batch.offsets]
+            self.free.sort(reverse=True)
+            batch.clear()
         return batch
 
     def take(self, prompt_only: bool) -> None:
