@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from lopower.wire import buffers
 from lopower.wire.datagrams import DatagramBatch, Endpoint
 
 SLOT: Final = 65_536
@@ -58,7 +59,7 @@ class Arrivals:
     )
 
     def __init__(self) -> None:
-        self.batch = DatagramBatch(bytearray(SLOTS * SLOT))
+        self.batch = DatagramBatch(buffers.zeroed(SLOTS * SLOT))
         self.free = list(range(SLOTS - 1, -1, -1))
         self.waiting_bytes = 0
         self._prompt: list[_Datagrams] = []
@@ -119,6 +120,12 @@ class Arrivals:
             self.free.sort(reverse=True)
             batch.clear()
         return batch
+
+    def discard(self) -> None:
+        """Give up the memory of what was processed, unless something waits; not within a turn."""
+        self.release()
+        if len(self.free) == SLOTS:
+            buffers.discard(self.batch.buffer)
 
     def take(self, prompt_only: bool) -> None:
         """Put into the batch, which is empty, what is to be processed next.

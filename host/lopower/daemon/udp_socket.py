@@ -97,6 +97,10 @@ class UdpSocket:
         """The descriptor, for the loop to watch."""
         return self._socket.fileno()
 
+    def release_unused(self) -> None:
+        """Give up what the last batches occupied; not within a turn."""
+        self.arrivals.discard()
+
     def receive(self, prompt_only: bool = False) -> tuple[DatagramBatch, bool]:
         """Take what waits in the kernel, and give what is to be processed next; True if there may be more.
 
