@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed -e '.[dev]'
 	@touch $@
 
-demo: setup $(if $(shell command -v go),$(TAILNET))  ## a daemon, a tailnet and virtual devices on loopback; KEEP=1 leaves it up
+demo: setup $(if $(shell command -v go),$(TAILNET))  ## a daemon, a tailnet, virtual devices and a board on loopback; KEEP=1 leaves it up
 	@$(BIN)/python -m lopower_hil.demo $(if $(KEEP),--keep)
 
 bench: $(STAMP)           ## every figure with its goal, in 12 minutes; ONLY="bulk dns" measures these anew

@@ -34,18 +34,16 @@ def start(path=SETTINGS, network=None, counter=COUNTER):
         print("lopower:", problem)
         return False
     problem = settings = None
-    _once("log").started()
+    _once("journal").started()
     from . import sockets
     from .tunnel import Tunnel
 
-    link = None
+    wlan = station = None
     if network is not None:
         network()
     else:
-        from .wifi import station
-
-        link = station(wanted)
-    _running = Tunnel(wanted, sockets.original, counter, link, _trial())
+        wlan, station = _once("wifi").join(wanted)
+    _running = Tunnel(wanted, sockets.original, counter, wlan, station, _trial())
     _wake()
     sockets.install(_running)
     _start_timer(wanted.timer)
@@ -137,19 +135,39 @@ def status():
 
 def log(what):
     """Keep an exception, or a text, in flash, for `lopower device logs`. The oldest entries go; flash wears: seldom."""
-    _once("log").note(what)
+    _once("journal").note(what)
+
+
+def _load(name):
+    """A module of this package. Raises MemoryError, or OSError for whatever is wrong with its file."""
+    import sys
+
+    full = __name__ + "." + name
+    try:
+        __import__(full)
+    except MemoryError:
+        _forget(name)
+        raise
+    except Exception as error:
+        _forget(name)
+        raise OSError("%s is not loaded: %r" % (full, error)) from error
+    return sys.modules[full]
+
+
+def _forget(name):
+    """What nothing else holds of a module goes."""
+    import sys
+
+    package = sys.modules[__name__]
+    sys.modules.pop(__name__ + "." + name, None)
+    if hasattr(package, name):
+        delattr(package, name)
 
 
 def _once(name):
     """A module of this package that is needed for one call: nothing keeps it afterwards, as the heap is small."""
-    import sys
-
-    full = __name__ + "." + name
-    __import__(full)
-    module = sys.modules.pop(full)
-    package = sys.modules[__name__]
-    if hasattr(package, name):
-        delattr(package, name)
+    module = _load(name)
+    _forget(name)
     return module
 
 

@@ -3,7 +3,8 @@
 from array import array
 
 from . import kernels as k
-from .crypto import Cipher, work
+from .crypto import work
+from .noise import decrypt
 
 
 def open_cookie(key, message, mac1):
@@ -18,4 +19,4 @@ def open_xchacha20(key, nonce, data, associated):
         work[20 + i] = given[i]
     k.chacha20_xor(work, 0, given, bytearray(64), 0, 1, -1)
     mixed = bytes(memoryview(work)[:16])  # what the 20 rounds leave, before the input is added, is HChaCha20
-    return Cipher(mixed[:16] + mixed[48:]).open_message(data, associated, nonce[16:])
+    return decrypt(mixed[:16] + mixed[48:], data, associated, nonce[16:])

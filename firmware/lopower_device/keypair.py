@@ -1,4 +1,4 @@
-"""The keys of one session, with what prevents that a counter is used or accepted twice."""
+"""Keys: those of our two ends, and those of one session, with what prevents that a counter is used or accepted twice."""
 
 from . import kernels as k
 from . import ticks
@@ -6,6 +6,18 @@ from .crypto import Cipher, words
 
 REJECT_AFTER_TIME = 180_000
 LOCAL = 3
+
+
+class Static:
+    """Our private key, the proxy's public key, the preshared key; and what a handshake computes of them once."""
+
+    public_key = static_static = None
+    """Ours, and DH(s, rs)."""
+
+    def __init__(self, private_key, remote_key, preshared_key=None):
+        self.private_key = private_key
+        self.remote_key = remote_key
+        self.preshared_key = preshared_key or bytes(32)
 
 
 class Keypair:

@@ -1,7 +1,8 @@
-"""Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s with WireGuard's messages (whitepaper section 5.4); the responder's half is in `respond`.
+"""Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s with WireGuard's messages (whitepaper section 5.4). Loaded for a handshake.
 
-Each step is a generator that yields within its X25519 multiplications, so that a handshake never holds the program for
-long. Nothing is changed before a message has proved authentic: what a step led to is its return value.
+The responder's half is in `respond`. Each step is a generator that yields within its X25519 multiplications, so that a
+handshake never holds the program for long. Nothing is changed before a message has proved authentic: what a step led to
+is its return value.
 
     <- s
     ...
@@ -9,39 +10,44 @@ long. Nothing is changed before a message has proved authentic: what a step led 
     <- e, ee, se, psk      response
 """
 
-from .crypto import BASE_POINT, Cipher, blake2s, hkdf, run, x25519
+from .blake2s import blake2s, hkdf
+from .crypto import HEADER, TAG, Cipher
+from .x25519 import BASE_POINT, run, x25519
 
-INITIATION_SIZE = 148
-RESPONSE_SIZE = 92
-COOKIE_REPLY_SIZE = 64
 CHAINING_KEY = blake2s(b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s")
 HASH = blake2s(CHAINING_KEY + b"WireGuard v1 zx2c4 Jason@zx2c4.com")
 
 
-class Static:
-    """Our key pair, the proxy's public key, the preshared key, and what follows from them alone."""
+def encrypt(key, data, associated):
+    """The AEAD of a handshake: ciphertext and tag. `associated` has a multiple of 16 bytes."""
+    length = len(data)
+    packet, at = _message(data, associated, bytes(8))
+    Cipher(key).seal(packet, length, len(associated))
+    return bytes(packet[at : at + length + TAG])
 
-    def __init__(self, private_key, remote_key, preshared_key=None):
-        self.private_key = private_key
-        self.remote_key = remote_key
-        self.preshared_key = preshared_key or bytes(32)
-        self.mac1_key = blake2s(b"mac1----" + remote_key)
-        self.cookie_key = blake2s(b"cookie--" + remote_key)
-        self.public_key = None
-        self.static_static = None
-        self.own_mac1_key = None
 
-    def prepare(self):
-        """A generator: the public key, and DH(s, rs). Returns False if the proxy's key is of low order."""
-        public_key = yield from x25519(self.private_key, BASE_POINT)
-        self.restore(public_key, (yield from x25519(self.private_key, self.remote_key)))
-        return self.static_static is not None
+def decrypt(key, data, associated, nonce=bytes(8)):  # noqa: B008 - bytes do not change
+    """The plaintext of a handshake's AEAD, or None. `nonce` has 8 bytes."""
+    length = len(data) - TAG
+    packet, at = _message(data, associated, nonce)
+    return bytes(packet[at : at + length]) if Cipher(key).open(packet, length, len(associated)) else None
 
-    def restore(self, public_key, static_static):
-        """What `prepare` has computed."""
-        self.public_key = public_key
-        self.own_mac1_key = blake2s(b"mac1----" + public_key)
-        self.static_static = static_static
+
+def _message(data, associated, nonce):
+    """(buffer as of a data message, where `data` begins in it)."""
+    at = HEADER + len(associated)
+    packet = bytearray(at + (len(data) + 63 & ~63) + TAG)
+    packet[8:16] = nonce
+    packet[HEADER:at] = associated
+    packet[at : at + len(data)] = data
+    return packet, at
+
+
+def prepare(static):
+    """A generator: computes what follows from the static keys alone. Returns False if the proxy's is of low order."""
+    static.public_key = yield from x25519(static.private_key, BASE_POINT)
+    static.static_static = yield from x25519(static.private_key, static.remote_key)
+    return static.static_static is not None
 
 
 def create_initiation(static, sender, ephemeral, timestamp):
@@ -53,11 +59,11 @@ def create_initiation(static, sender, ephemeral, timestamp):
     if shared is None:
         return None
     ck, key = hkdf(ck, shared, 2)
-    encrypted_static = Cipher(key).seal_message(static.public_key, h)
+    encrypted_static = encrypt(key, static.public_key, h)
     h = blake2s(h + encrypted_static)
     yield
     ck, key = hkdf(ck, static.static_static, 2)
-    encrypted_timestamp = Cipher(key).seal_message(timestamp, h)
+    encrypted_timestamp = encrypt(key, timestamp, h)
     h = blake2s(h + encrypted_timestamp)
     message = b"\x01\x00\x00\x00" + sender + public + encrypted_static + encrypted_timestamp
     return message, (ck, h, ephemeral)
@@ -76,7 +82,7 @@ def consume_response(static, state, message):
         ck = hkdf(ck, shared, 1)[0]
     ck, t, key = hkdf(ck, static.preshared_key, 3)
     yield
-    if Cipher(key).open_message(message[44:60], blake2s(h + t)) is None:
+    if decrypt(key, message[44:60], blake2s(h + t)) is None:
         return None
     return tuple(hkdf(ck, b"", 2))
 

@@ -4,10 +4,26 @@ Time is `ticks`; packets lie in `rx` and `tx`, one buffer, 16 bytes of header be
 through `transmit(buffer, length)`. `step` goes on with a handshake's computation, a slice at a time.
 """
 
-from . import _once, noise, ticks
+from . import _forget, _load, ticks
 from . import kernels as k
-from .crypto import blake2s
-from .keypair import LOCAL, Keypair
+from .counters import (
+    HANDSHAKES_COMPLETED,
+    INITIATIONS_RECEIVED,
+    INITIATIONS_SENT,
+    MALFORMED,
+    MALFORMED_PACKET,
+    NO_MEMORY,
+    NOT_AUTHENTIC,
+    NOT_LOADED,
+    QUEUE_DROPPED,
+    RATE_LIMITED,
+    REPLAYED,
+    SESSION_EXPIRED,
+    SOURCE_NOT_ALLOWED,
+    UNKNOWN_INDEX,
+    WRONG_MAC1,
+)
+from .keypair import LOCAL
 
 REKEY_AFTER_TIME = 120_000
 REKEY_ON_RECEIVE = 165_000  # REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT
@@ -16,33 +32,31 @@ REKEY_JITTER = 333
 KEEPALIVE_TIMEOUT = 10_000
 SILENCE_TIMEOUT = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT
 FORGET_KEYS = 540_000
-COOKIE_LIFE = 120_000
-RESPONSE_INTERVAL = 1_000
-"""Whoever knows our public key can make us compute: one initiation is looked at per second, at most."""
 MAX_QUEUED = 4
 """Packets kept until there is a session; without a limit a program that sends would exhaust the heap."""
+INITIATION_SIZE = 148
+RESPONSE_SIZE = 92
+COOKIE_REPLY_SIZE = 64
+
+PROGRAM = ("blake2s", "x25519", "noise", "handshake")
+"""What only handshakes need: modules that are loaded for them, one at each slice, so that no turn is long."""
+KEEP_PROGRAM = 8_000
+"""Milliseconds without a handshake after which they go: more than lies between one that is not answered and the next."""
 
 HEADER = 16
 BUFFER_SIZE = HEADER + 1536 + 16
 RETRANSMIT, KEEPALIVE, SILENCE, PERSISTENT, FORGET = range(5)
 NEVER = -1
 
-COUNTERS = (
-    "initiations_sent", "responses_received", "initiations_received", "responses_sent", "handshakes_completed",
-    "cookie_replies_received", "malformed", "wrong_mac1", "unknown_index", "not_authentic", "replayed",
-    "timestamp_not_newer", "rate_limited", "session_expired", "source_not_allowed", "malformed_packet",
-    "queue_dropped", "no_timestamp", "response_not_authentic", "no_memory",
-)  # fmt: skip
-
 
 class Peer:
     """Keyword arguments:
 
     transmit(buffer, length), entropy(n) -> bytes, jitter(limit) -> int below it, timestamp() -> 12 bytes of TAI64N or
-    None if none can be had that is newer than all before.
+    None if none can be had that is newer than all before; `counters`: words, as `counters` names them.
     """
 
-    def __init__(self, *, static, mtu, allowed, persistent_keepalive, transmit, entropy, jitter, timestamp):
+    def __init__(self, *, static, mtu, allowed, persistent_keepalive, transmit, entropy, jitter, timestamp, counters):
         self.static = static
         self.mtu = mtu
         self.allowed = allowed
@@ -50,24 +64,24 @@ class Peer:
         self._transmit, self._entropy, self._jitter, self._timestamp = transmit, entropy, jitter, timestamp
         self.tx = self.rx = bytearray(BUFFER_SIZE)  # one: nothing is sent before what has arrived was read
         self.previous = self.current = self.next = None
-        self.counters = {name: 0 for name in COUNTERS}
+        self.counters = counters
         self.rx_bytes = self.tx_bytes = 0
         self.attempts = 0
         self.round_trip = None
         self.answered = 0
         self.last_received = None
+        self.error = None
+        self.now = 0
         self._timers = [NEVER] * 5
         self._job = None
-        self._completed = None
+        self._program = None
+        self._program_used = 0
         self._initiating = None
         self._initiation_sent = None
         self._response_allowed = None
         self._greatest_timestamp = bytes(12)
-        self._mac1 = self._cookie = None
-        self._cookie_received = 0
+        self._sent = self._cookie = None  # (our index, mac1) of the message sent last; (the cookie, when it came)
         self._queue = []
-        self._is_wanted = False
-        self._start(static.prepare(), self._prepared)
 
     # --- what the tunnel asks
 
@@ -89,22 +103,10 @@ class Peer:
 
     def connect(self, now):
         """Start a handshake, unless one is under way or was less than five seconds ago."""
-        self._is_wanted = True
-        if self._job is not None:
-            return
-        if self.static.static_static is None:
-            self._start(self.static.prepare(), self._prepared)
-            return
-        if self._initiation_sent is not None and ticks.diff(now, self._initiation_sent) < REKEY_TIMEOUT:
-            return
-        timestamp = self._timestamp()
-        if timestamp is None:
-            self.counters["no_timestamp"] += 1
-            self._set(RETRANSMIT, now, REKEY_TIMEOUT)
-            return
-        index = self._new_index()
-        job = noise.create_initiation(self.static, index, self._entropy(32), timestamp)
-        self._start(job, lambda result, then: self._send_initiation(index, result, then))
+        if self._job is None and (
+            self._initiation_sent is None or ticks.diff(now, self._initiation_sent) >= REKEY_TIMEOUT
+        ):
+            self._job = self._handshake(None, now)
 
     def send(self, length, now):
         """Send the `length` bytes of a packet that lie at tx[16]; an empty one is a keepalive."""
@@ -113,7 +115,7 @@ class Peer:
             if length:
                 if len(self._queue) >= MAX_QUEUED:
                     self._queue.pop(0)
-                    self.counters["queue_dropped"] += 1
+                    self.drop(QUEUE_DROPPED)
                 self._queue.append(bytes(memoryview(self.tx)[HEADER : HEADER + length]))
             self.connect(now)
             return
@@ -127,7 +129,7 @@ class Peer:
         self.tx_bytes = self.tx_bytes + padded + 32 & ticks.MASK
         self._timers[KEEPALIVE] = NEVER
         if length and self._timers[SILENCE] == NEVER:
-            self._set(SILENCE, now, SILENCE_TIMEOUT)
+            self.set_timer(SILENCE, now, SILENCE_TIMEOUT)
         self._set_persistent(now)
         self._transmit(packet, padded + 32)
         if exhausted or (session.is_initiator and session.age(now) >= REKEY_AFTER_TIME):
@@ -135,39 +137,41 @@ class Peer:
 
     def receive(self, length, now):
         """Process the datagram of `length` bytes in rx; the length of the packet that it brought, at rx[16], or 0."""
-        packet = self.rx
         if length < 32:
-            return self._drop("malformed")
-        kind = k.message_type(packet)
+            return self.drop(MALFORMED)
+        kind = k.message_type(self.rx)
         if kind == 4:
             return self._receive_data(length, now)
-        if kind == 1 and length == noise.INITIATION_SIZE:
-            self._receive_initiation(bytes(memoryview(packet)[:length]), now)
-        elif kind == 2 and length == noise.RESPONSE_SIZE:
-            self._receive_response(bytes(memoryview(packet)[:length]), now)
-        elif kind == 3 and length == noise.COOKIE_REPLY_SIZE:
-            self._receive_cookie(bytes(memoryview(packet)[:length]), now)
-        else:
-            self._drop("malformed")
-        return 0
+        if length == (0, INITIATION_SIZE, RESPONSE_SIZE, COOKIE_REPLY_SIZE)[kind]:
+            return self._receive_handshake(kind, bytes(memoryview(self.rx)[:length]), now)
+        return self.drop(MALFORMED)
 
     def step(self, now):
         """Go on with the handshake for a slice (some milliseconds on a board); whether there is more to do."""
+        self.now = now
         if self._queue and self.has_session(now):
-            self._flush(now)
+            self.flush(now)
         if self._job is None:
+            if self._program is not None and ticks.diff(now, self._program_used) >= KEEP_PROGRAM:
+                self._unload()
             return False
+        self._program_used = now
         try:
             next(self._job)
-        except StopIteration as stop:
-            completed = self._completed
-            self._job = self._completed = None
-            completed(stop.value, now)
-        except MemoryError:
-            self._job = self._completed = None
-            self._drop("no_memory")
-            self._set(RETRANSMIT, now, REKEY_TIMEOUT)
-        return self._job is not None
+            return True
+        except StopIteration:
+            self._job = self.error = None
+            return False
+        except MemoryError as error:
+            self.error = error
+            self.drop(NO_MEMORY)
+        except OSError as error:  # of `load`
+            self.error = error
+            self.drop(NOT_LOADED)
+        self._job = None
+        self._unload()
+        self.set_timer(RETRANSMIT, now, REKEY_TIMEOUT)
+        return False
 
     def handle_timers(self, now):
         """Do what is due; early calls are harmless."""
@@ -175,6 +179,8 @@ class Peer:
         for timer in range(5):
             at = timers[timer]
             if at != NEVER and ticks.diff(now, at) >= 0:
+                if self._job is not None and (timer == RETRANSMIT or timer == SILENCE):
+                    continue  # they begin a handshake: after this one
                 timers[timer] = NEVER
                 if timer == RETRANSMIT or timer == SILENCE:
                     self.connect(now)
@@ -191,135 +197,55 @@ class Peer:
         self.connect(now)
 
     def resume(self, public_key, static_static, session, now):
-        """Go on after a deep sleep with what `Static.prepare` had computed then, and with the session, if it lives."""
-        self._job = self._completed = None
-        self.static.restore(public_key, static_static)
+        """Go on after a deep sleep with what `noise.prepare` had computed then, and with the session, if it lives."""
+        self.static.public_key, self.static.static_static = public_key, static_static
         if session is not None and session.is_alive(now):
             self.current = session
-            self._established(now)
-            self._flush(now)
+            self.established(now)
+            self.flush(now)
 
     # --- handshakes
 
-    def _start(self, job, completed):
-        self._job, self._completed = job, completed
+    def _handshake(self, message, arrived):
+        """A generator: what `handshake.work` does, once that is loaded."""
+        if self._program is None:
+            for name in PROGRAM:
+                program = _load(name)
+                yield
+            self._program = program
+        yield from self._program.work(self, message, arrived)
 
-    def _prepared(self, result, now):
-        if result and self._is_wanted:
-            self.connect(now)
+    def _unload(self):
+        self._program = None
+        for name in PROGRAM:
+            _forget(name)
 
-    def _new_index(self):
-        while True:
-            index = self._entropy(4)
-            number = int.from_bytes(index, "little")
-            used = [pair.words[LOCAL] for pair in (self.previous, self.current, self.next) if pair is not None]
-            if number not in used and (self._initiating is None or index != self._initiating[0]):
-                return index
-
-    def _with_macs(self, message, now):
-        mac1 = blake2s(message, self.static.mac1_key, 16)
-        message += mac1
-        if self._cookie is not None and ticks.diff(now, self._cookie_received) < COOKIE_LIFE:
-            mac2 = blake2s(message, self._cookie, 16)
+    def _receive_handshake(self, kind, message, now):
+        """Nothing is loaded for what cannot be an answer to what was sent, nor computed while there is something else."""
+        if kind == 1:
+            self.counters[INITIATIONS_RECEIVED] += 1
+            static = self.static
+            if self._program is not None and static.public_key and not self._program.is_for_us(static, message):
+                return self.drop(WRONG_MAC1)
         else:
-            self._cookie = None
-            mac2 = bytes(16)
-        self._mac1 = mac1
-        return message + mac2
-
-    def _send_initiation(self, index, result, now):
-        if result is None:
-            return
-        message, state = result
-        self._initiating = (index, state)
-        self._initiation_sent = now
-        self.attempts += 1
-        self.counters["initiations_sent"] += 1
-        message = self._with_macs(message, now)
-        self._set(RETRANSMIT, now, REKEY_TIMEOUT + self._jitter(REKEY_JITTER))
-        self._transmit(message, len(message))
-
-    def _receive_response(self, message, now):
-        if self._initiating is None or message[8:12] != self._initiating[0]:
-            self._drop("unknown_index")
-            return
-        if not self._check_mac1(message):
-            return
+            index, given = (self._initiating, message[8:12]) if kind == 2 else (self._sent, message[4:8])
+            if index is None or index[0] != given:
+                return self.drop(UNKNOWN_INDEX)
         if self._job is not None:
-            self._drop("rate_limited")
-            return
-        index, state = self._initiating
-        job = noise.consume_response(self.static, state, message)
-        round_trip = ticks.diff(now, self._initiation_sent) if self._initiation_sent is not None else None
-        self._start(job, lambda keys, then: self._complete(index, message[4:8], keys, round_trip, then))
+            return self.drop(RATE_LIMITED)
+        self._job = self._handshake(message, now)
+        return 0
 
-    def _complete(self, index, remote_index, keys, round_trip, now):
-        if keys is None:
-            self._drop("response_not_authentic")
-            return
-        self.counters["responses_received"] += 1
-        self.counters["handshakes_completed"] += 1
-        self.round_trip = round_trip
-        self.last_received = now
-        self._initiating = None
-        if self.next is not None:
-            self.previous, self.next = self.next, None
-        else:
-            self.previous = self.current
-        self.current = Keypair(keys[0], keys[1], index, remote_index, True, now)
-        self._established(now)
-        if not self._flush(now):
-            self.send(0, now)
-
-    def _receive_initiation(self, message, now):
-        self.counters["initiations_received"] += 1
-        if self.static.own_mac1_key is None or not self._check_mac1(message):
-            return
-        busy = self._job is not None
-        if busy or (self._response_allowed is not None and ticks.diff(now, self._response_allowed) < 0):
-            self._drop("rate_limited")
-            return
-        self._response_allowed = ticks.add(now, RESPONSE_INTERVAL)
-        self._start(_once("respond").respond(self, message), self._responded)
-
-    def _responded(self, result, now):
-        if result is None:
-            return
-        message, *keys = result
-        self.next = Keypair(*keys, False, now)
-        self.counters["responses_sent"] += 1
-        message = self._with_macs(message, now)
-        self._set(FORGET, now, FORGET_KEYS)
-        self._transmit(message, len(message))
-
-    def _receive_cookie(self, message, now):
-        mac1, self._mac1 = self._mac1, None  # it counts once, for the message sent last
-        if mac1 is None:
-            self._drop("unknown_index")
-            return
-        cookie = _once("cookie").open_cookie(self.static.cookie_key, message, mac1)
-        if cookie is None:
-            self._mac1 = mac1
-            self._drop("not_authentic")
-            return
-        self.counters["cookie_replies_received"] += 1
-        self._cookie, self._cookie_received = cookie, now
-
-    def _check_mac1(self, message):
-        end = len(message) - 32
-        if k.differ(blake2s(message[:end], self.static.own_mac1_key, 16), 0, message, end, 16):
-            self._drop("wrong_mac1")
-            return False
-        return True
-
-    def _established(self, now):
+    def established(self, now):
+        """A session is there."""
         self.attempts = 0
-        self.answered = self.counters["initiations_sent"]
+        self.answered = self.counters[INITIATIONS_SENT]
         self._timers[RETRANSMIT] = self._timers[SILENCE] = NEVER
-        self._set(FORGET, now, FORGET_KEYS)
+        self.set_timer(FORGET, now, FORGET_KEYS)
         self._set_persistent(now)
 
-    def _flush(self, now):
+    def flush(self, now):
+        """Send what has waited for a session; whether anything has."""
         queue, self._queue = self._queue, []
         for packet in queue:
             k.copy(self.tx, HEADER, packet, 0, len(packet))
@@ -336,12 +262,12 @@ class Peer:
             if session is None or not k.same_word(packet, 1, session.words, LOCAL):
                 session = self.next
                 if session is None or not k.same_word(packet, 1, session.words, LOCAL):
-                    return self._drop("unknown_index")
+                    return self.drop(UNKNOWN_INDEX)
         if not session.is_alive(now):
-            return self._drop("session_expired")
+            return self.drop(SESSION_EXPIRED)
         opened = session.open(packet, length)
         if opened <= 0:
-            return self._drop("not_authentic" if opened < 0 else "replayed")
+            return self.drop(NOT_AUTHENTIC if opened < 0 else REPLAYED)
         self.rx_bytes = self.rx_bytes + length & ticks.MASK
         self.last_received = now
         self._timers[SILENCE] = NEVER
@@ -349,15 +275,15 @@ class Peer:
         if session is self.next:
             # The proxy has confirmed what it initiated (whitepaper section 5.4.6)
             self.previous, self.current, self.next = self.current, session, None
-            self.counters["handshakes_completed"] += 1
+            self.counters[HANDSHAKES_COMPLETED] += 1
             self._initiating = None
-            self._established(now)  # what waits leaves with the next step: the buffer still has what came
+            self.established(now)  # what waits leaves with the next step: the buffer still has what came
         elif session.is_initiator and session.age(now) >= REKEY_ON_RECEIVE:
             self.connect(now)
         if length == 32:
             return 0
         if self._timers[KEEPALIVE] == NEVER:
-            self._set(KEEPALIVE, now, KEEPALIVE_TIMEOUT)
+            self.set_timer(KEEPALIVE, now, KEEPALIVE_TIMEOUT)
         return self._inner_length(length - 32)
 
     def _inner_length(self, length):
@@ -373,20 +299,22 @@ class Peer:
             header = 40
             source = HEADER + 8
         else:
-            return self._drop("malformed_packet")
+            return self.drop(MALFORMED_PACKET)
         if header < 20 or not header <= total <= length:
-            return self._drop("malformed_packet")
+            return self.drop(MALFORMED_PACKET)
         if not self.allowed.contains(packet, source, version):
-            return self._drop("source_not_allowed")
+            return self.drop(SOURCE_NOT_ALLOWED)
         return total
 
-    def _drop(self, reason):
+    def drop(self, reason):
+        """One more; 0."""
         self.counters[reason] += 1
         return 0
 
-    def _set(self, timer, now, delay):
+    def set_timer(self, timer, now, delay):
+        """Due in `delay` milliseconds."""
         self._timers[timer] = ticks.add(now, delay)
 
     def _set_persistent(self, now):
         if self.persistent_keepalive:
-            self._set(PERSISTENT, now, self.persistent_keepalive)
+            self.set_timer(PERSISTENT, now, self.persistent_keepalive)

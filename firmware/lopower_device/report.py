@@ -3,14 +3,25 @@
 import gc
 
 from . import addresses, ticks
+from .counters import COOKIE_REPLIES_RECEIVED, INITIATIONS_SENT, RESPONSE_NOT_AUTHENTIC
 from .tunnel import clock
+
+_NAMES = (
+    "initiations_sent responses_received initiations_received responses_sent handshakes_completed "
+    "cookie_replies_received malformed wrong_mac1 unknown_index not_authentic replayed timestamp_not_newer "
+    "rate_limited session_expired source_not_allowed malformed_packet queue_dropped no_timestamp "
+    "response_not_authentic fragments not_for_us unknown_protocol malformed_tcp malformed_udp no_socket "
+    "udp_queue_dropped too_many_gaps backlog_full retransmits fast_retransmits icmp_ignored "
+    "no_memory not_loaded outer_errors outer_oversized endpoint_changes longest_turn"
+)
+"""Of what `counters` counts, in its order."""
 
 
 def report(tunnel, problem):
     """A dictionary. `state` is "up", or says in words what is missing; `cause` says it in one or two, and is None if up.
 
     The causes: "not started", "settings", those of Wi-Fi ("no access point", "wrong password", "no lease", "refused",
-    "connecting"), "flash", "name", "no network", "keys", "handshake" (under way), "idle", "nobody listens", "captive portal",
+    "connecting"), "flash", "heap", "name", "no network", "keys", "handshake" (under way), "idle", "nobody listens", "captive portal",
     "preshared key", "lost" (it has answered before) and "silent".
     """
     if tunnel is None:
@@ -19,10 +30,9 @@ def report(tunnel, problem):
     peer, stack = tunnel.peer, tunnel.stack
     session = peer.current
     drops = {}
-    for counters in (peer.counters, stack.counters, tunnel.counters):
-        for name, count in counters.items():
-            if count:
-                drops[name] = count
+    for place, name in enumerate(_NAMES.split()):
+        if tunnel.counters[place]:
+            drops[name] = tunnel.counters[place]
     cause, state = _state(tunnel, now)
     return {
         "state": state,
@@ -43,14 +53,17 @@ def report(tunnel, problem):
 
 
 def _state(tunnel, now):
-    link = tunnel.network.problem() if tunnel.network is not None else None
-    if link:
-        return link
+    if tunnel.wlan is not None and not tunnel.wlan.isconnected():
+        return tunnel.station().problem()
     peer = tunnel.peer
     if peer.has_session(now):
         return None, "up"
     if tunnel.stamps.error is not None:
         return "flash", "no time stamp can be stored in flash: %s" % tunnel.stamps.error
+    if isinstance(peer.error, MemoryError):
+        return "heap", "no memory is left for a handshake: the program holds too much"
+    if peer.error is not None:
+        return "flash", "what a handshake needs is not loaded: %s" % peer.error
     host, port = tunnel.proxy.endpoints[tunnel._endpoint_number]
     error = tunnel.outer_error
     if tunnel.outer is None and error is not None:
@@ -61,7 +74,7 @@ def _state(tunnel, now):
         return "keys", "preparing keys"
     if error is not None:
         return "nobody listens", "nobody listens at %s:%d: %s" % (host, port, error)
-    sent = peer.counters["initiations_sent"] - peer.answered
+    sent = peer.counters[INITIATIONS_SENT] - peer.answered
     if not sent and peer.last_received is not None:
         return "idle", "the session has ended, and nothing was sent since"
     if sent < 2:
@@ -76,15 +89,14 @@ def _silence(tunnel, now, name, sent):
         return "lost", "%s has not answered %d handshakes, but did %d s ago: it, or the network on the way, is down" % (
             name, sent, ticks.diff(now, peer.last_received) // 1000,
         )  # fmt: skip
-    if peer.counters["response_not_authentic"]:
+    if peer.counters[RESPONSE_NOT_AUTHENTIC]:
         return "preshared key", name + " answers, but with another preshared key than the one in the settings"
-    gateway = getattr(tunnel.network, "gateway", None)
-    if gateway is not None and tunnel.remote and not addresses.is_address(tunnel.endpoint[0]):
+    if tunnel.wlan is not None and tunnel.remote and not addresses.is_address(tunnel.endpoint[0]):
         from .sockets import _unpack
 
-        if _unpack(tunnel.remote)[0] == gateway():
+        if _unpack(tunnel.remote)[0] == tunnel.wlan.ifconfig()[2]:  # the network's router
             return "captive portal", "the name of %s leads to the Wi-Fi's own router: a captive portal" % name
-    if peer.counters["cookie_replies_received"]:
+    if peer.counters[COOKIE_REPLIES_RECEIVED]:
         return "silent", name + (
             " is there and under load, but answers no handshake: it does not know this device's key, or has seen a "
             "newer time stamp of it"

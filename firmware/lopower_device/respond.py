@@ -1,21 +1,24 @@
 """The answer to a proxy that initiates (whitepaper sections 5.4.2 and 5.4.3). Loaded for one answer: few proxies do."""
 
-from .crypto import BASE_POINT, Cipher, blake2s, hkdf, x25519
-from .noise import CHAINING_KEY, HASH
+from .blake2s import blake2s, hkdf
+from .counters import NOT_AUTHENTIC, TIMESTAMP_NOT_NEWER
+from .handshake import new_index
+from .noise import CHAINING_KEY, HASH, decrypt, encrypt
+from .x25519 import BASE_POINT, x25519
 
 
 def respond(peer, message):
     """Generator. Returns (the message up to mac1, sending key, receiving key, our index, the proxy's), or None."""
     result = yield from consume_initiation(peer.static, message)
     if result is None:
-        peer._drop("not_authentic")
+        peer.drop(NOT_AUTHENTIC)
         return None
     timestamp, state = result
     if timestamp <= peer._greatest_timestamp:
-        peer._drop("timestamp_not_newer")
+        peer.drop(TIMESTAMP_NOT_NEWER)
         return None
     peer._greatest_timestamp = timestamp
-    index, remote_index = peer._new_index(), message[4:8]
+    index, remote_index = new_index(peer), message[4:8]
     made = yield from create_response(peer.static, state, index, remote_index, peer._entropy(32))
     return None if made is None else made + (index, remote_index)  # noqa: RUF005 - MicroPython has no other way
 
@@ -29,12 +32,12 @@ def consume_initiation(static, message):
     if shared is None:
         return None
     ck, key = hkdf(ck, shared, 2)
-    if Cipher(key).open_message(message[40:88], h) != static.remote_key:
+    if decrypt(key, message[40:88], h) != static.remote_key:
         return None
     h = blake2s(h + message[40:88])
     yield
     ck, key = hkdf(ck, static.static_static, 2)
-    timestamp = Cipher(key).open_message(message[88:116], h)
+    timestamp = decrypt(key, message[88:116], h)
     if timestamp is None:
         return None
     return timestamp, (ck, blake2s(h + message[88:116]), public)
@@ -53,7 +56,7 @@ def create_response(static, state, sender, receiver, ephemeral):
         ck = hkdf(ck, shared, 1)[0]
     ck, t, key = hkdf(ck, static.preshared_key, 3)
     h = blake2s(h + t)
-    message = b"\x02\x00\x00\x00" + sender + receiver + public + Cipher(key).seal_message(b"", h)
+    message = b"\x02\x00\x00\x00" + sender + receiver + public + encrypt(key, b"", h)
     yield
     receiving, sending = hkdf(ck, b"", 2)
     return message, sending, receiving

@@ -8,8 +8,7 @@ the record before the session is used. So a session is in the tunnel or in the m
 import struct
 import time
 
-from . import addresses, ticks
-from .crypto import blake2s
+from . import _once, addresses, ticks
 from .keypair import REJECT_AFTER_TIME, Keypair
 from .sockets import _unpack
 from .tunnel import clock
@@ -84,7 +83,9 @@ def _resume(tunnel, content):
     if digest != _digest(content, static):  # damaged, or of other keys: the settings have changed
         tunnel.use(0, 0)
         return False
-    tunnel.stamps.restore(fields[8], fields[9])
+    stamps = tunnel.stamps
+    if stamps.last == fields[9] and not stamps.reserved:  # no range has been reserved since
+        stamps.last, stamps.reserved = fields[8], fields[9]
     address = addresses.format(fields[4][: fields[3]]) if fields[3] else None
     session = None
     elapsed = int(time.time()) - fields[6]
@@ -114,4 +115,4 @@ def _session(fields, created):
 
 
 def _digest(content, static):
-    return blake2s(content + static.remote_key + static.preshared_key, static.private_key, 16)
+    return _once("blake2s").blake2s(content + static.remote_key + static.preshared_key, static.private_key, 16)

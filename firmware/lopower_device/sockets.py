@@ -126,18 +126,15 @@ def _port(server, seconds):
 class socket(io.IOBase):  # noqa: N801 - the original's name
     """One socket. Its timeout: None blocks, 0 does not, else seconds."""
 
+    # What most sockets never change costs an entry in the class once, instead of one in each of them
+    _timeout = _flow = _real = _bound = _poller = None
+    _options = ()
+    _keepalive = _closed = False
+    _generation = -1
+
     def __init__(self, family=AF_INET, type=SOCK_STREAM, proto=0, fileno=None):
         self._family, self._type = family, type
-        self._timeout = None
-        self._flow = None
-        self._real = None
-        self._bound = None
-        self._options = ()
-        self._keepalive = False
         self._tunnel = tunnel
-        self._poller = None
-        self._generation = -1
-        self._closed = False
 
     # --- addresses
 

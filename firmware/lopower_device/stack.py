@@ -7,6 +7,16 @@ the same: an answer is written when what it answers has been read.
 import errno
 
 from . import kernels as k
+from .counters import (
+    BACKLOG_FULL,
+    FRAGMENTS,
+    ICMP_IGNORED,
+    MALFORMED_UDP,
+    NO_MEMORY,
+    NO_SOCKET,
+    NOT_FOR_US,
+    UNKNOWN_PROTOCOL,
+)
 from .crypto import words
 from .ip import ICMP, ICMPV6, START, TCP, UDP, Header
 from .ring import Ring
@@ -17,11 +27,6 @@ MAX_CONNECTIONS = 12
 """With all rings out; a device's heap has no room for more."""
 MAX_TIME_WAIT = 8
 FIRST_PORT, PORTS = 49152, 16384  # RFC 6056 section 3.2
-COUNTERS = (
-    "fragments", "not_for_us", "unknown_protocol", "malformed_ip", "malformed_tcp", "malformed_udp", "no_socket",
-    "udp_queue_dropped", "too_many_gaps", "no_memory", "backlog_full", "retransmits", "fast_retransmits",
-    "icmp_ignored",
-)  # fmt: skip
 _UNREACHABLE = {0: errno.EHOSTUNREACH, 1: errno.EHOSTUNREACH, 3: errno.ECONNREFUSED, 13: errno.EACCES, 10: errno.EACCES}
 _UNREACHABLE_V6 = {1: errno.EACCES, 3: errno.EHOSTUNREACH, 4: errno.ECONNREFUSED}  # RFC 4443 section 3.1
 _NO_RING = Ring(0)
@@ -72,7 +77,9 @@ class Stack:
         self.connections = []
         self.listeners = []
         self.udp = []
-        self.counters = {name: 0 for name in COUNTERS}
+        random = entropy(2)
+        self._last_port = random[0] << 8 | random[1]
+        self.counters = peer.counters
 
     # --- what sockets ask
 
@@ -94,7 +101,7 @@ class Stack:
         except MemoryError:
             if connection in self.connections:
                 self.connections.remove(connection)
-            self.counters["no_memory"] += 1
+            self.counters[NO_MEMORY] += 1
             raise OSError(errno.ENOMEM) from None
         return connection
 
@@ -150,7 +157,7 @@ class Stack:
         try:
             return Ring(self._ring_sizes[0]), Ring(self._ring_sizes[1])
         except MemoryError:
-            self.counters["no_memory"] += 1
+            self.counters[NO_MEMORY] += 1
             raise OSError(errno.ENOMEM) from None
 
     def release_rings(self, connection):
@@ -192,18 +199,18 @@ class Stack:
         if packet[START] >> 4 == 4:
             header = (packet[START] & 15) * 4
             if packet[START + 6] & 0x3F or packet[START + 7]:
-                self.counters["fragments"] += 1
+                self.counters[FRAGMENTS] += 1
                 return
             size, source, destination, protocol = 4, START + 12, START + 16, packet[START + 9]
         else:
             header = 40
             size, source, destination, protocol = 16, START + 8, START + 24, packet[START + 6]
             if protocol == 44:
-                self.counters["fragments"] += 1
+                self.counters[FRAGMENTS] += 1
                 return
         own = self._own.get(size)
         if own is None or k.differ(own, 0, packet, destination, size):
-            self.counters["not_for_us"] += 1
+            self.counters[NOT_FOR_US] += 1
             return
         at = START + header
         length -= header
@@ -214,7 +221,7 @@ class Stack:
         elif protocol == (ICMP if size == 4 else ICMPV6) and length >= 8:
             self._receive_icmp(packet, at, length, source, size, now)
         else:
-            self.counters["unknown_protocol"] += 1
+            self.counters[UNKNOWN_PROTOCOL] += 1
 
     def _receive_tcp(self, packet, at, length, source, size, now):
         remote_port = packet[at] << 8 | packet[at + 1]
@@ -236,19 +243,19 @@ class Stack:
                     if listener.sources is None or address in listener.sources:
                         self._accept_syn(listener, packet, at, address, now)
                         return
-        self.counters["no_socket"] += 1
+        self.counters[NO_SOCKET] += 1
         self.send_reset(packet, at, flags, length - (packet[at + 12] >> 4) * 4, now)
 
     def _accept_syn(self, listener, packet, at, source, now):
         if listener.pending() >= listener.backlog:
-            self.counters["backlog_full"] += 1  # the peer tries again
+            self.counters[BACKLOG_FULL] += 1  # the peer tries again
             return
         remote = (source, packet[at] << 8 | packet[at + 1])
         try:
             self._make_room()
             connection = Connection(self, (self.own(len(source)), listener.port), remote, listener)
         except (OSError, MemoryError):
-            self.counters["no_memory"] += 1
+            self.counters[NO_MEMORY] += 1
             return
         self.connections.append(connection)
         connection.accept_syn(packet, at, now)
@@ -279,17 +286,17 @@ class Stack:
 
     def _receive_udp(self, packet, at, length, source, size):
         if length < 8:
-            self.counters["malformed_udp"] += 1
+            self.counters[MALFORMED_UDP] += 1
             return
         claimed = packet[at + 4] << 8 | packet[at + 5]
         if not 8 <= claimed <= length:
-            self.counters["malformed_udp"] += 1
+            self.counters[MALFORMED_UDP] += 1
             return
         port = packet[at + 2] << 8 | packet[at + 3]
         for endpoint in self.udp:
             if endpoint.port == port and endpoint.size == size and endpoint.receive(packet, at, claimed, source):
                 return
-        self.counters["no_socket"] += 1
+        self.counters[NO_SOCKET] += 1
 
     def _receive_icmp(self, packet, at, length, source, size, now):
         kind = packet[at]
@@ -305,7 +312,7 @@ class Stack:
             self.peer.send(total, now)
             return
         if kind != (3 if size == 4 else 1):
-            self.counters["icmp_ignored"] += 1
+            self.counters[ICMP_IGNORED] += 1
             return
         # Destination unreachable: it quotes the packet that could not go on.
         quoted = at + 8
@@ -316,7 +323,7 @@ class Stack:
             inner = 40
             protocol, error = packet[quoted + 6], _UNREACHABLE_V6.get(packet[at + 1], errno.EHOSTUNREACH)
         if length < 8 + inner + 8:
-            self.counters["icmp_ignored"] += 1
+            self.counters[ICMP_IGNORED] += 1
             return
         to = quoted + (16 if size == 4 else 24)
         ports = quoted + inner
@@ -340,15 +347,17 @@ class Stack:
                     if endpoint.remote is not None:
                         endpoint.error = error
                     return
-        self.counters["icmp_ignored"] += 1
+        self.counters[ICMP_IGNORED] += 1
 
     # --- small things
 
     def _free_port(self):
         used = [c.local[1] for c in self.connections] + [e.port for e in self.udp] + [s.port for s in self.listeners]
         while True:
-            random = self.entropy(2)
-            port = FIRST_PORT + (random[0] << 8 | random[1]) % PORTS
+            # In turn: a random one is soon one whose last connection the other end still has in TIME-WAIT, where a SYN
+            # with a lower sequence number opens nothing (RFC 9293 section 3.10.7.4)
+            self._last_port += 1
+            port = FIRST_PORT + self._last_port % PORTS
             if port not in used:
                 return port
 

@@ -11,6 +11,7 @@ import errno
 
 from . import kernels as k
 from . import ticks
+from .counters import FAST_RETRANSMITS, MALFORMED_TCP, RETRANSMITS, TOO_MANY_GAPS
 from .crypto import words
 from .ip import TCP, Header
 
@@ -165,7 +166,7 @@ class Connection:
         data_at = at + (packet[at + 12] >> 4) * 4
         data = at + length - data_at
         if data < 0 or data_at < at + 20:
-            self.stack.count("malformed_tcp")
+            self.stack.count(MALFORMED_TCP)
             return
         if self.keepalive_at != NEVER:
             if not self._highest:
@@ -272,7 +273,7 @@ class Connection:
                 self._congestion = self._threshold
                 self._recover = self._highest
                 self._timed = 0
-                self.stack.count("fast_retransmits")
+                self.stack.count(FAST_RETRANSMITS)
                 self._is_hole = True
         newer = k.sequence_difference(packet, at + 4, self._words, SND_WL1)
         if newer > 0 or (newer == 0 and k.sequence_difference(packet, at + 8, self._words, SND_WL2) >= 0):
@@ -359,7 +360,7 @@ class Connection:
                 run[0], run[1] = min(run[0], start), max(run[1], end)
                 return True
         if len(self._gaps) >= MAX_GAPS:
-            self.stack.count("too_many_gaps")
+            self.stack.count(TOO_MANY_GAPS)
             return False
         self._gaps = list(self._gaps) + [[start, end]]
         return True
@@ -480,7 +481,7 @@ class Connection:
         if self._retries > (MAX_SYN_RETRIES if self.state <= SYN_RECEIVED else MAX_RETRIES) and not probe:
             self.finish(errno.ETIMEDOUT)
             return
-        self.stack.count("retransmits")
+        self.stack.count(RETRANSMITS)
         if self.state <= SYN_RECEIVED:
             self._next = 0
             self.output(now)

@@ -73,7 +73,7 @@ class Trial:
             self._save()
             from . import _once
 
-            _once("log").note("set %d is given up: %s" % (version, self._state["reason"]))
+            _once("journal").note("set %d is given up: %s" % (version, self._state["reason"]))
             self._reset()
             return True
         return False

@@ -9,12 +9,22 @@ import os
 import select
 import time
 
+from . import _once, ticks
 from . import kernels as k
-from . import ticks
-from .noise import Static
+from .counters import (
+    COUNT,
+    ENDPOINT_CHANGES,
+    LONGEST_TURN,
+    NO_MEMORY,
+    NOT_LOADED,
+    OF_A_PROXY,
+    OUTER_ERRORS,
+    OUTER_OVERSIZED,
+)
+from .crypto import words
+from .keypair import Static
 from .peer import Peer
 from .stack import Stack
-from .stamps import FileStore, Stamps
 
 try:
     import _thread
@@ -85,11 +95,11 @@ def _jitter(limit):
 class Tunnel:
     """One proxy at a time, out of the settings' list; `sockets` is the original socket module."""
 
-    def __init__(self, settings, sockets, counter_path, network=None, trial=None):
+    def __init__(self, settings, sockets, counter_path, wlan=None, station=None, trial=None):
         self.settings = settings
-        self.network = network
+        self.wlan, self._station = wlan, station
         self._sockets = sockets
-        self.stamps = Stamps(FileStore(counter_path), settings.written, wall_clock)
+        self.stamps = _once("stamps").begin(counter_path, settings.written)
         self.trial = trial
         self.lock = _allocate_lock()
         self.generation = 0
@@ -104,13 +114,7 @@ class Tunnel:
         self._door = self._visit = None
         self._announcement = None
         self.is_announced = False
-        self.counters = {
-            "outer_errors": 0,
-            "outer_oversized": 0,
-            "endpoint_changes": 0,
-            "no_memory": 0,
-            "longest_turn": 0,
-        }
+        self.counters = words(COUNT)
         self._poller = None
         self._proxy_number = -1
         self._endpoint_number = 0
@@ -126,17 +130,16 @@ class Tunnel:
         try:
             self.turn()
         except MemoryError:
-            self.counters["no_memory"] += 1  # what was lost is sent again by whoever has sent it
+            self.counters[NO_MEMORY] += 1  # what was lost is sent again by whoever has sent it
+        except OSError:  # of `_once`
+            self.counters[NOT_LOADED] += 1
         finally:
             self.lock.release()
 
     def turn(self):
         """Move what waits, do what is due; the caller holds the lock."""
         now = began = clock()
-        has_network = True
-        if self.network is not None:
-            self.network.watch(now)
-            has_network = self.network.is_connected()
+        has_network = self.wlan is None or self._has_link(now)
         if self.trial is not None and self.trial.watch(now, self.peer.has_session(now)):
             self.trial = None
         if not has_network:
@@ -160,7 +163,7 @@ class Tunnel:
                 break
             length = len(datagram)
             if length > MAX_DATAGRAM:
-                self.counters["outer_oversized"] += 1
+                self.counters[OUTER_OVERSIZED] += 1
                 continue
             k.copy(peer.rx, 0, datagram, 0, length)
             length = peer.receive(length, now)
@@ -181,8 +184,8 @@ class Tunnel:
         if self._visit is not None or self._door.ready:
             self._receive_visit(now)
         took = ticks.diff(clock(), began)
-        if took > self.counters["longest_turn"]:
-            self.counters["longest_turn"] = took
+        if took > self.counters[LONGEST_TURN]:
+            self.counters[LONGEST_TURN] = took
 
     def poller(self):
         """A poll object for the outer socket: each waiting thread has one of its own."""
@@ -218,10 +221,26 @@ class Tunnel:
         finally:
             self.lock.release()
 
+    def _has_link(self, now):
+        if self.wlan.isconnected():
+            if self._station is not None:
+                self._station.joined()
+                self._station = None
+            return True
+        self.station().watch(now)
+        return False
+
+    def station(self):
+        """What joins a Wi-Fi network while there is none."""
+        if self._station is None:
+            self._station = _once("wifi").Station(self.settings, self.wlan)
+        return self._station
+
+    def _timestamp(self):
+        return _once("stamps").stamp(self.stamps, wall_clock)
+
     def _ask_time(self, now):
         if self._query is None:
-            from . import _once
-
             self._query = _once("sntp").Query(self)
         delay = self._query.watch(now)
         if delay is not None:
@@ -229,8 +248,6 @@ class Tunnel:
 
     def _announce(self, now):
         if self._announcement is None:
-            from . import _once
-
             if not self.proxy.dns:
                 self.is_announced = True
                 return
@@ -241,8 +258,6 @@ class Tunnel:
     def _receive_visit(self, now):
         """Somebody of the gateway has come: an update, questions, a console."""
         if self._visit is None:
-            from . import _once
-
             connection = self._door.ready.pop(0)
             try:
                 self._visit = _once("visit").Visit(self, connection, now)
@@ -268,6 +283,8 @@ class Tunnel:
             self.stack.fail_all(errno.ECONNRESET)
         self._proxy_number = number
         self.proxy = proxy = self.settings.proxies[number]
+        for reason in range(OF_A_PROXY):
+            self.counters[reason] = 0
         self.peer = Peer(
             static=Static(proxy.private_key, proxy.public_key, proxy.preshared_key),
             mtu=proxy.mtu,
@@ -276,7 +293,8 @@ class Tunnel:
             transmit=self._transmit,
             entropy=os.urandom,
             jitter=_jitter,
-            timestamp=self.stamps,
+            timestamp=self._timestamp,
+            counters=self.counters,
         )
         self.stack = Stack(peer=self.peer, addresses=proxy.addresses, mtu=proxy.mtu, entropy=os.urandom)
         self._door = self.stack.listen(VISIT_PORT, 1, proxy.dns)
@@ -294,7 +312,7 @@ class Tunnel:
             outer.connect(found[-1])
         except OSError as error:
             self.outer_error = error
-            self.counters["outer_errors"] += 1
+            self.counters[OUTER_ERRORS] += 1
             self._retry_at = ticks.add(now, 1000)
             self._advance()
             return
@@ -315,7 +333,7 @@ class Tunnel:
     def _next_endpoint(self, now):
         """Nobody answers: the next endpoint, or the next proxy; names are resolved again on the way."""
         self.peer.attempts = 0
-        self.counters["endpoint_changes"] += 1
+        self.counters[ENDPOINT_CHANGES] += 1
         self._close_outer()
         self._advance()
         self._open(now)
@@ -344,7 +362,7 @@ class Tunnel:
         """Nothing of this is lasting: a full queue, an ICMP error, a network that has gone."""
         if error.errno != errno.EAGAIN:
             self.outer_error = error
-            self.counters["outer_errors"] += 1
+            self.counters[OUTER_ERRORS] += 1
 
 
 if hasattr(time, "ticks_ms"):

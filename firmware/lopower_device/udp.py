@@ -1,6 +1,7 @@
 """UDP of a device: datagrams in a short queue."""
 
 from . import kernels as k
+from .counters import UDP_QUEUE_DROPPED
 from .ip import UDP, Header
 
 MAX_QUEUED = 6
@@ -42,7 +43,7 @@ class Endpoint:
         if self.remote is not None and (port != self.remote[1] or k.differ(self.remote[0], 0, packet, source, size)):
             return False
         if len(self.queue) >= MAX_QUEUED:
-            self.stack.count("udp_queue_dropped")
+            self.stack.count(UDP_QUEUE_DROPPED)
             return True
         view = memoryview(packet)
         self.queue.append((bytes(view[at + 8 : at + length]), bytes(view[source : source + size]), port))

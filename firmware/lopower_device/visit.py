@@ -149,19 +149,23 @@ class Visit:
     # --- the log and the console
 
     def _log(self):
-        for path in _once("log").files():
+        for path in _once("journal").files():
             try:
                 file = open(path, "rb")
             except OSError:
                 continue
+            last = 10
             try:
                 while True:
                     n = file.readinto(self._buffer)
                     if not n:
                         break
+                    last = self._buffer[n - 1]
                     yield from self._write(bytes(memoryview(self._buffer)[:n]))
             finally:
                 file.close()
+            if last != 10:  # a file system that is no littlefs may keep a part of a line
+                yield from self._write(b"\n")
         yield from self._answer({"end": True})
 
     def _open_console(self):
@@ -346,7 +350,7 @@ class Visit:
         state.pop("reason", None)
         self._trial.write_state(self._root, state)
         self._append('}, "version": %d, "package": %s, "arch": %s}' % (version, json.dumps(package), json.dumps(arch)))
-        _once("log").note("update: set %d, %s" % (version, package))
+        _once("journal").note("update: set %d, %s" % (version, package))
         os.rename(self._target + "/manifest.new", self._target + "/manifest.json")
         yield from self._answer({"set": version})
         self._restart_at = ticks.add(self._now, RESTART_AFTER)

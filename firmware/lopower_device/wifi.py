@@ -1,5 +1,7 @@
 """Wi-Fi as a station: the settings' networks by priority, tried in turn; in words what is missing.
 
+Loaded until a network is joined, and again when it is lost.
+
 What `network.WLAN` of the ESP32 does, and why this is as it is: without a limit of reconnections its `status` says
 "connecting" for ever, whatever fails; a reason stays until the next success, over a change of the network; an association
 without an address from DHCP is told from none by the signal's strength alone; a fixed address stays until "dhcp" is asked.
@@ -32,48 +34,64 @@ _PROBLEMS = {  # esp_wifi_types.h, wifi_err_reason_t
 }
 
 
-def station(settings):
-    """The Wi-Fi of this board, connecting; None where the port has none, or no network is given."""
+def join(settings):
+    """(the port's WLAN, the Station that joins a network), or (None, None) where there is no Wi-Fi or none is wanted."""
     if not settings.wifi:
-        return None
+        return None, None
     try:
         import network
     except ImportError:
-        return None
-    return Station(settings, network)
+        return None, None
+    wlan = network.WLAN(network.STA_IF)
+    station = Station(settings, wlan)
+    station.begin(settings)
+    return wlan, station
 
 
 class Station:
-    """Watched each turn: it reconnects, or goes on to the next network. Nothing here raises or waits."""
+    """Watched each turn until there is a link. Nothing here raises or waits.
 
-    def __init__(self, settings, network):
+    As it is made, a link has been lost: the port itself tries to join that network again, before the preferred one's turn.
+    """
+
+    def __init__(self, settings, wlan):
         from .tunnel import clock
 
         self._clock = clock
-        self._network = network
         order = sorted([(-entry.get("priority", 0), place) for place, entry in enumerate(settings.wifi)])
         self._networks = [settings.wifi[place] for _, place in order]
         self._failures = {}
         self._error = None
-        self._is_fixed = self._was_connected = self._lost = False
-        self._number = -1
+        self._is_lost = True
         self._looked = self._began = clock()
+        self._wlan = wlan
+        self._number = -1
+        try:
+            name = wlan.config("ssid")
+            for number, entry in enumerate(self._networks):
+                if entry["ssid"] == name:
+                    self._number = number
+                    break
+        except (OSError, ValueError):
+            pass  # it was none
+        self._is_fixed = self._number >= 0 and "address" in self._networks[self._number]
+
+    def begin(self, settings):
+        """Join a network, the preferred one first, unless there is a link since before a soft reset."""
+        import network
+
+        self._is_fixed = self._is_lost = False
         for name, value in (("country", settings.country), ("hostname", settings.hostname)):
             if value:
                 self._try(getattr(network, name), value)
-        self._wlan = network.WLAN(network.STA_IF)
         self._try(self._wlan.active, True)
         try:
             self._wlan.config(reconnects=RECONNECTIONS)
         except (ValueError, TypeError, OSError):
             pass  # the ESP32's alone
-        if self._wlan.isconnected():  # since before a soft reset
-            name = self._wlan.config("ssid")
-            for number, entry in enumerate(self._networks):
-                if entry["ssid"] == name:
-                    self._number = number
-                    return
-        self._next()
+        if self._number < 0 or not self._wlan.isconnected():
+            self._number = -1
+            self._next()
 
     def _try(self, function, *arguments):
         try:
@@ -99,18 +117,8 @@ class Station:
         self._try(self._wlan.connect, entry["ssid"], entry.get("password"))
         self._began = self._clock()
 
-    def is_connected(self):
-        """Whether there is a link with an address."""
-        return self._wlan.isconnected()
-
-    def gateway(self):
-        """The address of the network's router, as text."""
-        return self._wlan.ifconfig()[2]
-
     def problem(self):
-        """None while connected; else (cause, what is missing in words), of all networks that were tried."""
-        if self._wlan.isconnected():
-            return None
+        """(cause, what is missing in words), of all networks that were tried."""
         cause, text = self._failure()
         others = [failure for number, failure in self._failures.items() if number != self._number]
         if cause == "connecting" and self._number in self._failures:
@@ -135,19 +143,16 @@ class Station:
             return "connecting", "connecting to " + name
         return failure[0], failure[1] % name
 
+    def joined(self):
+        """There is a link."""
+        entry = self._networks[self._number]
+        if "dns" in entry and "address" not in entry:
+            self._try(_set_dns, entry["dns"])
+
     def watch(self, now):
         """Go on to the next network if this one does not come up; after a loss, from the preferred one on."""
-        if self._wlan.isconnected():
-            if not self._was_connected:
-                self._was_connected = True
-                self._failures.clear()
-                entry = self._networks[self._number]
-                if "dns" in entry and "address" not in entry:
-                    self._try(self._set_dns, entry["dns"])
-            self._began = self._looked = now
-            return
-        if self._was_connected:
-            self._was_connected, self._lost = False, True
+        if self._number < 0:
+            self._next()
         if ticks.diff(now, self._looked) < WATCH_PERIOD:
             return
         self._looked = now
@@ -157,9 +162,12 @@ class Station:
         failure = self._failure()
         if waited >= CONNECT_TIMEOUT or failure[0] not in ("connecting", "no lease"):
             self._failures[self._number] = failure
-            if self._lost:
-                self._lost, self._number = False, -1
+            if self._is_lost:
+                self._is_lost, self._number = False, -1
             self._next()
 
-    def _set_dns(self, server):
-        self._network.ipconfig(dns=server)
+
+def _set_dns(server):
+    import network
+
+    network.ipconfig(dns=server)

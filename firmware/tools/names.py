@@ -100,24 +100,47 @@ def _globals(tree: ast.Module) -> set[str]:
 
 
 def _namespaces(modules: dict[str, ast.Module]) -> Iterator[set[str]]:
-    """The names that one module or the instances of one class have together."""
-    loose: set[str] = set()  # attributes that are set from outside
+    """The names that one module, the instances of one class, or one `Record` have together."""
+    loose: set[str] = set()  # attributes that are set from outside, and that no class and no record declares
+    declared: set[str] = set()
     for tree in modules.values():
         yield _globals(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
-                names = _bindings(node.body)
-                for inner in ast.walk(node):
-                    if (
-                        isinstance(inner, ast.Attribute)
-                        and isinstance(inner.value, ast.Name)
-                        and inner.value.id == "self"
-                    ):
-                        names.add(inner.attr)
-                yield names
+                names = _bindings(node.body) | _set_on("self", node)
+            elif isinstance(node, ast.FunctionDef):
+                names = set().union(*(_set_on(variable, node) for variable in _records(node)))
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 loose.add(node.attr)
-    yield loose
+                continue
+            else:
+                continue
+            declared |= names
+            yield names
+    yield loose - declared
+
+
+def _set_on(variable: str, node: ast.AST) -> set[str]:
+    """Attributes of what has this name that statements within `node` mention."""
+    return {
+        inner.attr
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name) and inner.value.id == variable
+    }
+
+
+def _records(function: ast.FunctionDef) -> set[str]:
+    """Variables that a function makes a `Record` of."""
+    return {
+        target.id
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Name)
+        and node.value.func.id == "Record"
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
 
 
 def renaming(sources: dict[str, str]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The bench's own tests: unchanged on virtual boards, on boards at hand, and in a lab.
 
 pytest hil/tests                                   virtual boards
-pytest hil/tests --board /dev/ttyUSB0 --board-wifi HomeNet --power-cycles 20 --outage 60
-pytest hil/tests --lg-env bench.yaml --soak 8h
+pytest hil/tests --board /dev/ttyUSB0 --board-wifi HomeNet --long --power-cycles 20 --outage 60
+pytest hil/tests --lg-env bench.yaml --long --soak 8h
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tests.support.figures import Figure
 
 QUICK_CYCLES = 3
 QUICK_OUTAGE = 4.0
+AS_LONG_AS_ASKED = ("long", "soak", "power", "wifi_ap")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -25,21 +26,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench")
     group.addoption("--power-cycles", type=int, default=QUICK_CYCLES, metavar="N", help="default: %(default)s")
     group.addoption("--outage", type=seconds, default=QUICK_OUTAGE, metavar="TIME", help="of Wi-Fi; default: 4s")
+    group.addoption("--long", action="store_true", help="also the tests that take longer than 20 s")
     group.addoption("--soak", type=seconds, metavar="TIME", help="traffic for so long, as 8h; default: not at all")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker."""
-    config.addinivalue_line("markers", "soak: takes minutes or hours; runs with --soak alone")
+    """Name the markers."""
+    config.addinivalue_line("markers", "long: takes longer than 20 s; runs with --long alone")
+    config.addinivalue_line("markers", "soak: takes as long as one likes; runs with --soak alone")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --soak the long ones are left out."""
-    if config.getoption("--soak") is not None:
-        return
-    long = [item for item in items if item.get_closest_marker("soak")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
+    """The long ones are left out unless they are asked for."""
+    left = {name for name in ("long", "soak") if not config.getoption(f"--{name}")}
+    out = [item for item in items if any(item.get_closest_marker(name) for name in left)]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in out]
+    for item in items:
+        if any(item.get_closest_marker(name) for name in AS_LONG_AS_ASKED):
+            item.add_marker(pytest.mark.timeout(0))  # each wait in them has an end of its own
 
 
 def seconds(text: str) -> float:

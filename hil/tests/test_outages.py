@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import socket
 import time
@@ -12,9 +13,11 @@ from lopower_hil.bench import Board, Proxy
 from lopower_hil.bench.pytest_plugin import MakeProxy
 from lopower_hil.loopback import HOST, free_port
 from lopower_provisioning.settings_file import tunnel_from_json
+from tests.support.bench_programs import TALK
 from tests.support.figures import Figure
 
 UP = "import lopower; print(lopower.wait(60))"
+NAME = "proxy.of-the-bench.example"
 PAGE = "import requests; print(requests.get('http://{}/').status_code)"
 
 
@@ -86,6 +89,27 @@ def test_the_proxys_address_changes(board: Board, make_proxy: MakeProxy, bench_a
     board.reset()
     proxy.wait_connected(board.device, since=began)
     figure("the proxy's move to the handshake", time.monotonic() - began, "s")
+
+
+@pytest.mark.long
+@pytest.mark.wifi_names
+def test_the_proxys_name_moves(board: Board, proxy: Proxy, figure: Figure) -> None:
+    """To another address: the board, which runs on, resolves the name again once nobody answers its handshakes."""
+    proxy.stop()
+    proxy.name = NAME
+    board.set_name(NAME, proxy.address)
+    proxy.start()
+    board.join(proxy)
+    board.start(TALK.format(proxy.gateway))
+    board.wait_for("answer 200")
+    proxy.stop()
+    proxy.address = str(ipaddress.ip_address(proxy.address) + 1)
+    board.set_name(NAME, proxy.address)
+    began = time.monotonic()
+    proxy.start()
+    proxy.wait_connected(board.device, since=began)
+    figure("the name's move to the handshake", time.monotonic() - began, "s")
+    assert board.run(PAGE.format(proxy.gateway), 60) == "200\n"
 
 
 def test_a_second_proxy_takes_over(device: Board, proxy: Proxy, make_proxy: MakeProxy, figure: Figure) -> None:

@@ -7,17 +7,7 @@ import time
 import pytest
 
 from lopower_hil.bench import Board, Proxy
-
-TALK = """
-import requests, time
-print("talking")
-while True:
-    try:
-        print("answer", requests.get("http://{}/").status_code)
-    except OSError as error:
-        print("silence", error)
-    time.sleep_ms(200)
-"""
+from tests.support.bench_programs import TALK
 
 
 def test_disabled_and_enabled_while_talking(device: Board, proxy: Proxy) -> None:

@@ -172,6 +172,38 @@ sock.close()
     figure("from the board", BULK_BYTES * 8e-3 / float(up[1]), "Mbit/s")
 
 
+@pytest.mark.long
+def test_a_rekey_under_load(device: Board, proxy: Proxy, figure: Figure) -> None:
+    """One connection over the end of a session (REKEY_AFTER_TIME, 120 s): every byte arrives, in its place."""
+    program = f"""
+import lopower, socket, time
+def handshakes():
+    return lopower.status()["counters"]["handshakes_completed"]
+before = handshakes()
+period = {len(servers.PATTERN)}
+pattern = memoryview(bytes(range(period)) * 10)
+sock = socket.socket()
+sock.connect(({proxy.gateway!r}, 9000))
+sock.write(b"get 10000000000\\n")
+buffer, got = bytearray(1024), 0
+view = memoryview(buffer)
+end = time.ticks_add(time.ticks_ms(), 140_000)
+while time.ticks_diff(end, time.ticks_ms()) > 0:
+    n = sock.readinto(buffer)
+    at = got % period
+    assert n and view[:n] == pattern[at : at + n], got
+    got += n
+    time.sleep_ms(1)  # else it measures how fast this host is
+sock.close()
+print(got, handshakes() - before)
+"""
+    with servers.bulk() as port:
+        proxy.serve(9000, port)
+        got, handshakes = (int(word) for word in device.run(program, 300).split())
+    figure("moved over a rekey", got / 1e6, "MB")
+    assert handshakes >= 1
+
+
 def test_a_web_server_on_the_board(board: Board, proxy: Proxy, tailnet_peer: TailnetPeer) -> None:
     """microdot, from PyPI; asked by a node of the tailnet, once the board is exposed."""
     microdot = Path(str(require_module("microdot").__file__)).parent

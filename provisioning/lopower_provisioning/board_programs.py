@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from dataclasses import dataclass
 from typing import Any, Final
 
 from lopower_provisioning.errors import BoardState, FlashError
@@ -17,6 +18,7 @@ from lopower_provisioning.repl import RunningBoard
 _KEY_MARK: Final = "lopower-key "
 _STORED_MARK: Final = "lopower-stored"
 _STATE_MARK: Final = "lopower-state "
+_TRIAL_MARK: Final = "lopower-trial "
 
 # The radio is on while the key is drawn: without it the chip's random numbers are not random (ESP-IDF Programming
 # Guide, "Random Number Generation").
@@ -52,6 +54,38 @@ import sys
 _lopower = sys.modules.get("lopower")
 print({_STATE_MARK!r} + (_lopower.status()["state"] if _lopower else "lopower does not run"))
 """
+
+
+# The program that pumped the tunnel may have been interrupted.
+_TRIAL: Final = f"""\
+import json, sys
+_lopower = sys.modules.get("lopower")
+if _lopower:
+    _lopower.wait(2)
+try:
+    with open("/lopower.sets") as _file:
+        _sets = json.load(_file)
+except (OSError, ValueError):
+    _sets = {{}}
+_sets["said"] = _lopower.status()["state"] if _lopower else "lopower does not run"
+print({_TRIAL_MARK!r} + json.dumps(_sets))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a board keeps about its sets of files.
+
+    Attributes:
+        confirmed, rejected: numbers of sets; 0: none.
+        reason: why that one was given up.
+        said: what the running tunnel says of itself.
+    """
+
+    confirmed: int
+    rejected: int
+    reason: str
+    said: str
 
 
 def make_key(board: RunningBoard) -> str:
@@ -90,8 +124,25 @@ def store_settings(board: RunningBoard, settings: dict[str, Any]) -> None:
 
 def state(board: RunningBoard) -> str:
     """What the running tunnel says of itself, in words. Raises FlashError if it does not answer."""
-    said = _marked(board.run(_STATE), _STATE_MARK)
-    return "".join(letter for letter in said if letter.isprintable())[:300]
+    return _printable(_marked(board.run(_STATE), _STATE_MARK))
+
+
+def trial(board: RunningBoard) -> Trial:
+    """How far the trial of a new set of files is, after some seconds for a handshake.
+
+    Raises FlashError if the board does not answer, or with something else.
+    """
+    try:
+        found = json.loads(_marked(board.run(_TRIAL), _TRIAL_MARK))
+        confirmed, rejected = int(found.get("confirmed", 0)), int(found.get("rejected", 0))
+        reason, said = (str(found.get(name, "")) for name in ("reason", "said"))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise FlashError(f"the board at {board.port} says something that is not understood") from None
+    return Trial(confirmed, rejected, _printable(reason), _printable(said))
+
+
+def _printable(text: str) -> str:
+    return "".join(letter for letter in text if letter.isprintable())[:300]
 
 
 def _marked(printed: str, mark: str) -> str:

@@ -24,7 +24,8 @@ MAX_USER_FILES: Final = 1000
 MAX_USER_BYTES: Final = 32 << 20
 """--main pointed at a home directory by mistake: stop before everything is read."""
 
-_RESERVED: Final = frozenset({"boot", "lopower", "lopower_a", "lopower_b"})  # without what follows a dot
+_RESERVED: Final = frozenset({"boot", "lopower", "lopower_a", "lopower_b", "main_program"})  # what precedes a dot
+_MAIN, _MAIN_OF_USER = "main.py", "main_program.py"  # firmware/main.py runs the latter
 _NAME_MAX: Final = 255
 _ERASED: Final = b"\xff" * BLOCK_SIZE
 _MARGIN: Final = 4  # blocks
@@ -126,10 +127,20 @@ def build(
     Raises FilesystemError for a path that leaves the file system or takes the place of one of lopower's own files, and
     if there is not enough room.
     """
-    files = {**device_files(architecture, version), "lopower.json": settings}
-    for name, content in (user or {}).items():
-        files[_checked(name)] = content
+    files = {**device_files(architecture, version), "lopower.json": settings, **program(user or {})}
     return littlefs(files, size)
+
+
+def program(user: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The user's files as they lie on the board: main.py has a name of its own, and what runs it has that one.
+
+    Raises FilesystemError for a path that leaves the file system or takes the place of one of lopower's own files.
+    """
+    files = {_checked(name): content for name, content in user.items()}
+    if _MAIN in files:
+        files[_MAIN_OF_USER] = files[_MAIN]
+        files[_MAIN] = (firmware_directory() / _MAIN).read_bytes()
+    return files
 
 
 def pieces(content: bytes, region: Region) -> list[tuple[int, bytes]]:

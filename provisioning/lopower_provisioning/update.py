@@ -18,13 +18,15 @@ from lopower.control.errors import ControlError
 from lopower.control.visit import Visit
 from lopower_provisioning import chips, filesystem, settings_file
 from lopower_provisioning.errors import ProvisioningError, UpdateError
-from lopower_provisioning.settings_file import Wifi
+from lopower_provisioning.settings_file import Tunnel, Wifi
 from lopower_provisioning.steps import Reporter, Step, step
 
 TRIAL_SECONDS: Final = 120
 TRIALS: Final = range(5, 3601)
 _ASK_SECONDS: Final = 0.5
-_ARCHITECTURES: Final = {chip.architecture for chip in chips.CHIPS} | {"x64", "none"}
+ARCHITECTURES: Final = {chip.architecture for chip in chips.CHIPS} | {"x64", "none"}
+"""That a package may be compiled for."""
+
 _RESERVE: Final = 16_384
 """Bytes of flash that stay free for the board's own: time stamps, state, log."""
 
@@ -78,7 +80,13 @@ def update(client: ControlClient, name: str, request: UpdateRequest, reporter: R
     try:
         version = _send(client, name, request, reporter, outcome)
         outcome.state = "lost"
-        _wait(client, name, request, reporter, outcome, version)
+        with step(reporter, name, "waiting for the board") as current:
+            wait_for_set(client, name, request, outcome, current, version)
+            if outcome.state == "went back":
+                raise UpdateError(
+                    f"{name} went back to what it ran before: {outcome.error}",
+                    f"lopower device logs {name} may say more; put right what the update changed",
+                )
     except ProvisioningError as error:
         outcome.error, outcome.hint = str(error), error.hint
     except ControlError as error:
@@ -94,15 +102,15 @@ def _send(client: ControlClient, name: str, request: UpdateRequest, reporter: Re
         outcome.before, outcome.image = str(facts.get("package", ""))[:120], str(facts.get("image", ""))[:120]
         current.detail = outcome.before or "an unknown version"
         architecture = str(facts.get("arch", ""))
-        if architecture not in _ARCHITECTURES:
+        if architecture not in ARCHITECTURES:
             raise UpdateError(f"{name} runs a package for {architecture!r}, which is not known here", "use the cable")
     with step(reporter, name, "making the files") as current:
-        package, files = files_for(client, name, architecture, request)
+        package, files = set_files(architecture, configuration(client, name), request)
         outcome.after = package
         current.detail = f"{package}, {sum(map(len, files.values())) >> 10} KB"
     with step(reporter, name, "sending") as current, Visit(client, name) as visit:
         room = visit.ask("begin")
-        _check_room(name, room, files)
+        check_room(name, room, files)
         visit.send_files(files, current.progress)
         if request.user is None:
             visit.ask("keep")
@@ -114,23 +122,23 @@ def _send(client: ControlClient, name: str, request: UpdateRequest, reporter: Re
     return version
 
 
-def files_for(
-    client: ControlClient, name: str, architecture: str, request: UpdateRequest
-) -> tuple[str, dict[str, bytes]]:
-    """(version of the package, the files of a set by path).
-
-    Raises FilesystemError, SettingsError, ControlError.
-    """
-    package, files = filesystem.package_files(architecture)
+def configuration(client: ControlClient, name: str) -> Tunnel:
+    """What a device is to know of the proxy, as it is now, without its key. Raises SettingsError, ControlError."""
     document = client.request("POST", ["devices", name, "configuration"], {"format": "json", "given": False})
-    tunnel = settings_file.tunnel_from_json(document["text"])
+    return settings_file.tunnel_from_json(document["text"])
+
+
+def set_files(architecture: str, tunnel: Tunnel, request: UpdateRequest) -> tuple[str, dict[str, bytes]]:
+    """(version of the package, the files of a set by path). Raises FilesystemError, SettingsError."""
+    package, files = filesystem.package_files(architecture)
     files["lopower.json"] = json.dumps(settings_file.changes(tunnel, request.wifi)).encode()
-    for path, content in (request.user or {}).items():
+    for path, content in filesystem.program(request.user or {}).items():
         files[f"files/{path}"] = content
     return package, files
 
 
-def _check_room(name: str, room: dict[str, Any], files: Mapping[str, bytes]) -> None:
+def check_room(name: str, room: dict[str, Any], files: Mapping[str, bytes]) -> None:
+    """Raises UpdateError if there is no room for the files on the board, whose `free` and `block` are bytes."""
     free, block = room.get("free"), room.get("block")
     if not isinstance(free, int) or not isinstance(block, int) or not 0 < block <= 1 << 20:
         return
@@ -142,33 +150,27 @@ def _check_room(name: str, room: dict[str, Any], files: Mapping[str, bytes]) -> 
         )
 
 
-def _wait(
-    client: ControlClient, name: str, request: UpdateRequest, reporter: Reporter, outcome: UpdateOutcome, version: int
+def wait_for_set(
+    client: ControlClient, name: str, request: UpdateRequest, outcome: UpdateOutcome, current: Step, version: int
 ) -> None:
-    """Until the board runs the new set, or the old one again."""
+    """Until the board runs the new set, or the old one again, as `outcome` tells. Raises UpdateError if it is lost."""
     limit = request.trial + request.patience
-    with step(reporter, name, "waiting for the board") as current:
-        began = time.monotonic()
-        while True:
-            with suppress(ControlError), Visit(client, name) as visit:
-                facts = visit.facts()
-                if _arrived(name, facts, version, outcome, current):
-                    break
-            waited = time.monotonic() - began
-            if waited > limit:
-                raise UpdateError(
-                    f"{name} was switched to set {version}, and has not been heard of for {waited:.0f} s",
-                    "it goes back by itself; `lopower device show` says when it is there again",
-                )
-            current.progress(waited / limit)
-            time.sleep(_ASK_SECONDS)
-        if outcome.state == "went back":
+    began = time.monotonic()
+    while True:
+        with suppress(ControlError), Visit(client, name) as visit:
+            if _arrived(name, visit.facts(), version, outcome, current):
+                break
+        waited = time.monotonic() - began
+        if waited > limit:
             raise UpdateError(
-                f"{name} went back to what it ran before: {outcome.error}",
-                f"lopower device logs {name} may say more; put right what the update changed",
+                f"{name} was switched to set {version}, and has not been heard of for {waited:.0f} s",
+                "it goes back by itself; `lopower device show` says when it is there again",
             )
-    with suppress(ControlError):  # from now on it counts as given
-        client.request("POST", ["devices", name, "configuration"], {"format": "json"})
+        current.progress(waited / limit)
+        time.sleep(_ASK_SECONDS)
+    if outcome.state == "updated":
+        with suppress(ControlError):  # from now on it counts as given
+            client.request("POST", ["devices", name, "configuration"], {"format": "json"})
 
 
 def _arrived(name: str, facts: dict[str, Any], version: int, outcome: UpdateOutcome, current: Step) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -56,9 +57,9 @@ def transfer(
 
 
 def command(target: str, *, down: bool, seconds: float, port: int, options: tuple[str, ...] = ()) -> list[str]:
-    """The command line."""
+    """The command line; iperf3 knows whole seconds only, and takes none for no end."""
     reverse = ["-R"] if down else []
-    return ["iperf3", "-c", target, "-p", str(port), "-t", f"{seconds:g}", "-J", *reverse, *options]
+    return ["iperf3", "-c", target, "-p", str(port), "-t", str(math.ceil(seconds)), "-J", *reverse, *options]
 
 
 def read(output: str) -> Transfer:

@@ -25,6 +25,7 @@ from tests.support.wireguard_go import LINK
 RELAY_PORT: Final = 51899
 LOSSY: Final = ("--loss", "0.01", "--delay", "0.01", "--reorder", "0.01")
 _FLOWS: Final = "4"
+_TRIES: Final = 5
 _SMALL_WINDOW: Final = "5744"
 
 
@@ -102,18 +103,30 @@ def _like_an_esp32(side: Side) -> Iterator[None]:
 
 @contextmanager
 def _relayed(side: Side, seed: int, *conditions: str) -> Iterator[None]:
-    """The device reaches its endpoint through a relay in its own namespace."""
+    """The device reaches its endpoint through a relay in its own namespace.
+
+    What the endpoint sends straight to the device would let the device roam back, around the relay: so its port is a
+    new one, which the endpoint never sees. Raises RuntimeError if it went around the relay all the same.
+    """
     shown = side.device.wg("show", LINK, "endpoints").split()
     key, endpoint = shown[0], shown[1]
     host, _, port = endpoint.rpartition(":")
+    through = f"127.0.0.1:{RELAY_PORT}"
     relay = [sys.executable, "-m", "tests.support.udp_link", str(RELAY_PORT), host, port, "--seed", str(seed)]
     process = side.space.popen(*relay, *conditions, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        side.device.wg("set", LINK, "peer", key, "endpoint", f"127.0.0.1:{RELAY_PORT}")
+        for _ in range(_TRIES):
+            side.device.wg("set", LINK, "listen-port", "0", "peer", key, "endpoint", through)
+            side.space.run("ping", "-c", "3", "-i", "0.2", "-W", "1", side.target, check=False)
+            if side.device.wg("show", LINK, "endpoints").split()[1] == through:
+                break
         yield
+        if side.device.wg("show", LINK, "endpoints").split()[1] != through:
+            raise RuntimeError(f"{side.name} went around the relay")
     finally:
-        side.device.wg("set", LINK, "peer", key, "endpoint", endpoint)
         process.terminate()
         process.communicate(timeout=10)
+        side.device.wg("set", LINK, "peer", key, "endpoint", endpoint)
+        side.space.run("ping", "-c", "2", "-i", "0.2", "-W", "1", side.target, check=False)  # the endpoint roams back

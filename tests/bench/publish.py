@@ -59,7 +59,7 @@ def summary(figures: Figures) -> str:
     reached = [goal for goal in bound if (value := figures.value(goal.key)) is not None and goal.is_met_by(value)]
     lines += [
         "",
-        f"Medians, on {_about(figures)}. {len(reached)} of {len(bound)} goals are reached; "
+        f"Medians, {_about(figures)}. {len(reached)} of {len(bound)} goals are reached;",
         "[docs/performance.md](docs/performance.md) has every figure with its goal, and where the time goes.",
     ]
     return "\n".join(lines)
@@ -67,7 +67,7 @@ def summary(figures: Figures) -> str:
 
 def full(figures: Figures) -> str:
     """Every figure with its goal."""
-    lines = [f"Medians and the best of what was measured, on {_about(figures)}. **missed**: the goal is not reached."]
+    lines = [f"{_about(figures)}. **missed**: the goal is not reached."]
     for family, goals in itertools.groupby(GOALS, key=lambda goal: goal.family):
         rows = [row for goal in goals if (row := _row(figures, goal))]
         if rows:
@@ -100,7 +100,7 @@ def _row(figures: Figures, goal: Goal) -> str:
 
 def _about(figures: Figures) -> str:
     days = sorted({about["day"] for about in figures.about.values()})
-    hosts = sorted({f"{about['cores']} cores, Linux {about['kernel']}, CPython {about['python']}"
+    hosts = sorted({f"{about['cores']} cores, Linux {about['kernel'].partition('-')[0]}, CPython {about['python']}"
                     for about in figures.about.values()})  # fmt: skip
     return f"{' to '.join(dict.fromkeys((days[0], days[-1])))}, {'; '.join(hosts)}"
 

@@ -34,6 +34,7 @@ STEPS_OF_THE_TAILNET = (
     "the same, from stranger",
     "kitchen's own identity",
 )
+STEPS_OF_THE_BOARD = ("a blank board", "the board is flashed", "a page, from the board", "its page, from peer")
 
 pytestmark = [pytest.mark.xdist_group("tailnet"), pytest.mark.timeout(300)]
 
@@ -117,18 +118,22 @@ def test_all_of_it(terminal: Terminal, tmp_path: Path) -> None:
     shown = terminal.shown
     assert "all steps ended as they should" in shown, shown
     assert "FAIL" not in shown
-    for step in STEPS_OF_THE_TAILNET:
+    for step in (*STEPS_OF_THE_TAILNET, *STEPS_OF_THE_BOARD):
         assert re.search(rf"^  ok   {step} ", shown, re.MULTILINE), f"{step} is not in:\n{shown}"
     unwrapped = " ".join(shown.split())
     assert "http://peer.tail-test.ts.net/ is 100.64." in unwrapped
     assert "connection refused: --from names peer alone" in unwrapped
+    assert re.search(r"^\$ lopower flash /dev/pts/\d+ --name shelf --wifi demo ", shown, re.MULTILINE)
+    assert "shelf is connected (" in shown  # the command's own words
+    assert 'http://peer.tail-test.ts.net/ by MagicDNS: the board prints "peer"' in unwrapped
+    assert 'http://shelf/ says "Hello from a board. You are 100.64.0.1"' in unwrapped
 
     # One code of the device's configuration, one of the URL to log in at.
     lines = shown.splitlines()
     assert any(line.startswith("open http://127.0.0.1:") for line in lines)
     codes = re.findall(r"(?:\x1b\[38;2;0;0;0;48;2;255;255;255m[ ▀▄█]+\x1b\[0m\r\n)+", terminal.raw)
     assert len(codes) == 2
-    steps = [line for line in lines if line.startswith(("  ok ", " " * 43))]
+    steps = [line for line in lines if line.startswith(("  ok ", " " * 44))]
     assert max(map(len, steps)) <= COLUMNS
     assert "\x1b[32mok  \x1b[0m" in terminal.raw
 
@@ -148,7 +153,27 @@ def test_all_of_it(terminal: Terminal, tmp_path: Path) -> None:
     assert (code, body.startswith("Hello from a device.")) == (200, True)
     assert fetch(proxies["stranger"], "http://kitchen/") == (502, "stranger cannot fetch http://kitchen/: refused\n")
 
+    assert fetch(proxies["peer"], "http://shelf/") == (200, "Hello from a board. You are 100.64.0.1")
+
     terminal.press(b"\x03")
     terminal.read_until(None)
     assert terminal.process.wait(30) == 0
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("lopower-")], "something was left behind"
+
+
+def test_without_a_tailnet(tmp_path: Path) -> None:
+    """No Go, so no tailnet: it says so, and the daemon itself visits the board."""
+    program = (
+        "import sys; from lopower_hil.demo import __main__ as demo, steps, tailnet; "
+        "tailnet.what_is_missing = lambda: 'lopower-sidecar is not there'; steps.BULK_BYTES = 1_000_000; "
+        "sys.exit(demo.main())"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Without a tailnet: lopower-sidecar is not there." in done.stdout
+    assert re.search(r"by the gateway's name: the board prints \"Hello from a web server of this host.\"", done.stdout)
+    assert re.search(
+        r"^  ok   its page, from the gateway .*Hello from a board. You are 10.90.0.1", done.stdout, re.MULTILINE
+    )
+    assert "FAIL" not in done.stdout

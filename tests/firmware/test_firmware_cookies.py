@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import pytest
+from lopower_device import counters as c
 from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_encrypt
 
 from tests.support.micropython import SUITE
@@ -61,7 +62,7 @@ def test_the_next_initiation_carries_mac2(tunnel: Any) -> None:
     assert initiation[132:] == bytes(16)
     cookie = os.urandom(16)
     tunnel.deliver(0, _reply(initiation, tunnel.one.static.remote_key, cookie))
-    assert tunnel.one.counters["cookie_replies_received"] == 1
+    assert tunnel.one.counters[c.COOKIE_REPLIES_RECEIVED] == 1
     assert len(tunnel.flying) == 1
     following = _next_initiation(tunnel, 5400)
     assert following[132:] == hashlib.blake2s(following[:132], key=cookie, digest_size=16).digest()
@@ -76,10 +77,10 @@ def test_cookies_that_do_not_count(tunnel: Any) -> None:
     other[116] ^= 1
     tunnel.deliver(0, _reply(bytes(other), remote, bytes(16)))
     tunnel.deliver(0, _reply(initiation, os.urandom(32), bytes(16)))
-    assert tunnel.one.counters["not_authentic"] == 2
+    assert tunnel.one.counters[c.NOT_AUTHENTIC] == 2
     first = os.urandom(16)
     tunnel.deliver(0, _reply(initiation, remote, first))
     tunnel.deliver(0, _reply(initiation, remote, os.urandom(16)))
-    assert tunnel.one.counters["cookie_replies_received"] == 1
+    assert tunnel.one.counters[c.COOKIE_REPLIES_RECEIVED] == 1
     following = _next_initiation(tunnel, 5400)
     assert following[132:] == hashlib.blake2s(following[:132], key=first, digest_size=16).digest()

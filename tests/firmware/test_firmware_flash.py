@@ -201,12 +201,12 @@ greatest, given, cuts = b"", 0, 0
 def start():
     \"\"\"A start: some stamps, each greater than all before.\"\"\"
     global greatest, given
-    source = stamps.Stamps(stamps.FileStore(ROOT + "count"), 1_700_000_000, lambda: None)
+    state = stamps.begin(ROOT + "count", 1_700_000_000)
     for i in range(3):
-        source.reserved = source.reserved if i else 0
+        state.reserved = state.reserved if i else 0
         if i == 2:
-            source.last = source.reserved - 1  # a reserve ends
-        stamp = source()
+            state.last = state.reserved - 1  # a reserve ends
+        stamp = stamps.stamp(state, lambda: None)
         assert stamp is not None and stamp > greatest
         greatest = stamp
         given += 1
@@ -235,8 +235,8 @@ def test_the_stamp_counter(tmp_path: Path) -> None:
 FULL = """
 import lopower
 stamps = __import__("lopower.stamps", None, None, ["x"])
-source = stamps.Stamps(stamps.FileStore(ROOT + "count"), 1_700_000_000, lambda: None)
-greatest = source()
+state = stamps.begin(ROOT + "count", 1_700_000_000)
+greatest = stamps.stamp(state, lambda: None)
 
 def fill():
     number = 0
@@ -252,22 +252,22 @@ def fill():
 fill()
 refused = 0
 for _ in range(5):  # starts, with a flash that is full
-    source = stamps.Stamps(stamps.FileStore(ROOT + "count"), 1_700_000_000, lambda: None)
+    state = stamps.begin(ROOT + "count", 1_700_000_000)
     for _ in range(3):
-        stamp = source()
+        stamp = stamps.stamp(state, lambda: None)
         if stamp is None:
             refused += 1
-            assert source.error.errno in (28, 36), source.error  # littlefs says 36 where no entry fits
+            assert state.error.errno in (28, 36), state.error  # littlefs says 36 where no entry fits
         else:
             assert stamp > greatest
             greatest = stamp
-        source.last = max(source.last, source.reserved - 1)
+        state.last = max(state.last, state.reserved - 1)
     power_on()
 for name in os.listdir(ROOT):
     if name.startswith("fill"):
         os.remove(ROOT + name)
-source = stamps.Stamps(stamps.FileStore(ROOT + "count"), 1_700_000_000, lambda: None)
-stamp = source()
+state = stamps.begin(ROOT + "count", 1_700_000_000)
+stamp = stamps.stamp(state, lambda: None)
 assert stamp > greatest, (stamp, greatest)
 print(refused)
 """

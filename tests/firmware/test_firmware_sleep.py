@@ -18,7 +18,7 @@ from virtual import board, Reset
 from virtual_net import internet
 virtual_net.install()
 import json, os
-from lopower.crypto import run as _run
+from lopower import counters as c
 from lopower.noise import public_key
 
 DEVICE, OTHER = bytes(range(32)), bytes(range(1, 33))
@@ -130,8 +130,8 @@ for at in range(1, steps + 1):
             seen.add(pair)
 stamps = [d for d in internet.sent if d[0] == 1]
 assert len(set(stamps)) == len(stamps)
-assert proxy.peer.counters["replayed"] == 0, proxy.peer.counters
-assert proxy.peer.counters["timestamp_not_newer"] == 0, proxy.peer.counters
+assert proxy.peer.counters[c.REPLAYED] == 0, proxy.peer.counters
+assert proxy.peer.counters[c.TIMESTAMP_NOT_NEWER] == 0, proxy.peer.counters
 print(steps, len(seen), len(stamps))
 """
 

@@ -21,6 +21,7 @@ from virtual_net import internet, WLAN
 station = virtual_net.install(with_wifi=True)
 import json
 from binascii import b2a_base64
+from lopower import counters as c
 from lopower.noise import public_key
 
 DEVICE, OTHER = bytes(range(32)), bytes(range(1, 33))
@@ -108,7 +109,7 @@ assert after(40) is None, lopower.status()
 # A key that the proxy does not know is answered with silence, which is what is said.
 start([HOME], private_key=text(bytes(32 * [9])))
 assert after(30) == "silent", lopower.status()
-assert proxy.peer.counters["not_authentic"] > 0
+assert proxy.peer.counters[c.NOT_AUTHENTIC] > 0
 
 # Another preshared key is answered, with something that does not open.
 start([HOME], preshared_key=text(bytes(32 * [9])))

@@ -9,8 +9,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from lopower_device.peer import PROGRAM
 
-from tests.support.micropython import SUITE, run_micropython
+from tests.firmware.test_firmware_turn import LARGEST
+from tests.support.micropython import SUITE, built, run_micropython
 
 
 def _cases() -> list[tuple[str, str]]:
@@ -39,6 +41,10 @@ def _output(module: str, architecture: str, directory: str) -> str:
 @pytest.mark.parametrize(("module", "case"), _cases())
 def test_on_cpython(module: str, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    # The log lies beside the directory of the set that runs, which here would be this repository.
+    journal = importlib.import_module("lopower_device.journal")
+    monkeypatch.setattr(journal, "__file__", str(tmp_path / "set" / "lopower" / "journal.py"))
+    monkeypatch.setitem(sys.modules, journal.__name__, journal)
     if str(SUITE) not in sys.path:
         sys.path.append(str(SUITE))
     getattr(importlib.import_module(module), case)()
@@ -55,3 +61,10 @@ def test_on_micropython(module: str, case: str, architecture: str, tmp_path_fact
     directory.mkdir(exist_ok=True)
     output = _output(module, architecture, str(directory))
     assert f"PASSED {case}\n" in output, output[output.find(f"FAILED {case}\n") :].partition(f"END {case}")[0]
+
+
+@pytest.mark.xdist_group("firmware-suite")
+def test_files_of_a_handshake_are_small() -> None:
+    """One of them is loaded in one turn."""
+    for name in (*PROGRAM, "stamps", "respond", "cookie"):
+        assert 0 < (built("x64") / "lopower" / f"{name}.mpy").stat().st_size <= LARGEST, name

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import lopower_device
 import pytest
+from lopower_device import counters as c
+from lopower_device import peer as peers
 from lopower_device import ticks, tunnel
 from lopower_device.addresses import Networks
 from lopower_device.noise import public_key
@@ -18,6 +21,9 @@ from tests.support.micropython import SUITE
 LONGEST = 25
 SLICE, OPENED, SENT = 6, 2, 2
 """Milliseconds that a slice of a handshake, a received and a sent packet are charged with; more than by emulation."""
+LOADED, LARGEST = 12, 2048
+"""Milliseconds that a file of a handshake is charged with, and its bytes at most: 8 to find it in littlefs (four
+look-ups), 1.5 per KB; assumed, not measured."""
 KEYS = (b"\1" * 32, b"\2" * 32)
 OURS, FAR = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
 
@@ -30,6 +36,8 @@ class World:
         self.inbox: list[bytes] = []
         self.flood: Callable[[], bytes | None] = lambda: None
         self.is_lost = False
+        self.is_ours = False
+        self.loads = 0
         monkeypatch.setattr(tunnel, "clock", lambda: self.now)
         proxy = SimpleNamespace(
             private_key=KEYS[0],
@@ -55,14 +63,25 @@ class World:
 
     def _charge(self, monkeypatch: pytest.MonkeyPatch) -> None:
         peer = self.tunnel.peer
-        step = peer.step
+        step, load = peer.step, lopower_device._load
 
         def charged(now: int) -> bool:
-            if peer._job is not None:
-                self.now = ticks.add(self.now, SLICE)
-            return bool(step(now))
+            if peer._job is None:
+                return bool(step(now))
+            before, self.is_ours = self.loads, True
+            more = bool(step(now))
+            self.is_ours = False
+            assert self.loads <= before + 1
+            self.now = ticks.add(self.now, LOADED if self.loads > before else SLICE)
+            return more
+
+        def counted(name: str) -> Any:
+            self.loads += self.is_ours
+            return load(name)
 
         monkeypatch.setattr(peer, "step", charged)
+        monkeypatch.setattr(peers, "_load", counted)
+        monkeypatch.setattr(lopower_device, "_load", counted)
 
     # --- what the tunnel has for a socket and its poll
 
@@ -92,11 +111,13 @@ class World:
         length = self.far.receive(len(datagram), self.now)
         if length:
             self.far_stack.receive(length, self.now)
-        self._compute()
+        self.compute()
 
-    def _compute(self) -> None:
+    def compute(self) -> None:
+        ours, self.is_ours = self.is_ours, False
         while self.far.step(self.now):
             pass
+        self.is_ours = ours
 
     # --- time
 
@@ -137,15 +158,16 @@ def _connected(world: World, count: int) -> list[Any]:
 def test_handshake(world: World) -> None:
     """The first one, over a flood of datagrams that are none of ours: it is done, and no turn is long."""
     world.flood = lambda: b"\4\0\0\0" + bytes(1400)
-    assert SLICE < world.until(world.tunnel.is_up) <= LONGEST
-    assert world.tunnel.peer.counters["unknown_index"] > 100
+    assert LOADED <= world.until(world.tunnel.is_up) <= LONGEST
+    assert world.loads == len(peers.PROGRAM) + 1  # the time stamp's
+    assert world.tunnel.peer.counters[c.UNKNOWN_INDEX] > 100
 
 
 def test_rekey_under_load(world: World) -> None:
     """A flood of authentic datagrams, with a second handshake, and a connection that goes on beneath."""
     world.until(world.tunnel.is_up)
     (client,) = _connected(world, 1)
-    buffer, completed = bytearray(4000), world.tunnel.peer.counters["handshakes_completed"]
+    buffer, completed = bytearray(4000), world.tunnel.peer.counters[c.HANDSHAKES_COMPLETED]
 
     def flood() -> bytes:
         world.far.tx[16:64] = b"\x45\0\0\x30" + bytes(5) + b"\x11" + bytes(2) + FAR + OURS + bytes(28)
@@ -153,17 +175,35 @@ def test_rekey_under_load(world: World) -> None:
         return world.inbox.pop()
 
     world.flood = flood
+    loads = world.loads
+    world.now = ticks.add(world.now, peers.KEEP_PROGRAM)
+    world.turn()
+    assert world.tunnel.peer._program is None
     world.tunnel.peer.restart(world.now)
     client.write(bytes(2760), 0, 2760, world.now)
     server = world.far_stack.connections[0]
 
     def is_done() -> bool:
         server.read(buffer, 4000, world.now)
-        has_rekeyed = world.tunnel.peer.counters["handshakes_completed"] > completed
+        has_rekeyed = world.tunnel.peer.counters[c.HANDSHAKES_COMPLETED] > completed
         return bool(has_rekeyed and not client.outgoing.length)
 
     assert 12 <= world.until(is_done) <= LONGEST
-    assert world.tunnel.stack.counters["malformed_udp"] > 100
+    assert world.loads == loads + len(peers.PROGRAM) + 1
+    assert world.tunnel.stack.counters[c.MALFORMED_UDP] > 100
+
+
+def test_answer_under_load(world: World) -> None:
+    """The proxy begins a handshake: what answers it is loaded within slices, too."""
+    world.until(world.tunnel.is_up)
+    world.now = ticks.add(world.now, peers.KEEP_PROGRAM)
+    world.turn()
+    loads, peer = world.loads, world.tunnel.peer
+    world.flood = lambda: b"\4\0\0\0" + bytes(1400)
+    world.far.restart(world.now)
+    world.compute()
+    assert world.until(lambda: peer.counters[c.RESPONSES_SENT]) <= LONGEST
+    assert world.loads == loads + len(peers.PROGRAM) + 1
 
 
 def test_all_connections_retransmit(world: World) -> None:
@@ -178,7 +218,7 @@ def test_all_connections_retransmit(world: World) -> None:
     for _ in range(12):
         longest = max(longest, world.turn())
     assert 12 <= longest <= LONGEST
-    assert world.tunnel.stack.counters["retransmits"] >= 12
+    assert world.tunnel.stack.counters[c.RETRANSMITS] >= 12
     assert all(connection._retries for connection in connections)
 
 

@@ -99,16 +99,17 @@ def _x25519(machine: Processor, scalar: bytes, point: bytes) -> bytes:
     for number, value in ((1, 1), (2, 0), (4, 1)):
         _put(machine, _element(number), _limbs(value))
     for position in range(254, -1, -7):
-        _field(machine, crypto()._LADDER, bytes(clamped), position, min(7, position + 1))
-    _field(machine, crypto()._INVERT)
+        _field(machine, tables()[1], bytes(clamped), position, min(7, position + 1))
+    _field(machine, tables()[2])
     machine.call("field_pack", X, 1, DATA)
     return machine.read(DATA, 32)
 
 
-def crypto() -> Any:
-    from lopower_device import crypto
+def tables() -> tuple[Any, bytes, bytes]:
+    """BLAKE2s's, and the programs of X25519."""
+    from lopower_device import blake2s, x25519
 
-    return crypto
+    return blake2s._TABLE, x25519._LADDER, x25519._INVERT
 
 
 def test_chacha20(machine: Processor) -> None:
@@ -154,7 +155,7 @@ def test_poly1305(machine: Processor) -> None:
 def test_blake2s(machine: Processor) -> None:
     """RFC 7693 appendix B, and one-block messages against hashlib."""
     state, table = HEAP + 0x100, HEAP + 0x200
-    words = bytes(crypto()._TABLE)
+    words = bytes(tables()[0])
     vector = struct.unpack("<8I", words[:32])
     machine.write(table, words)
     source = random.Random(3)
@@ -271,7 +272,7 @@ def _run_aead(machine: Processor, source: random.Random) -> None:
 
 
 def _run_hash(machine: Processor, source: random.Random) -> None:
-    machine.write(HEAP + 0x400, bytes(crypto()._TABLE))
+    machine.write(HEAP + 0x400, bytes(tables()[0]))
     machine.write(HEAP + 0x100, source.randbytes(32))
     machine.write(DATA, source.randbytes(64))
     machine.call("blake2s_compress", HEAP, 0, HEAP + 0x100, HEAP + 0x400, DATA, 0, 50, 64, 0)
@@ -285,9 +286,9 @@ def _run_ladder(machine: Processor, source: random.Random) -> None:
     for number in (2, 3, 4):
         _put(machine, _element(number), _limbs(source.getrandbits(255)))
     scalar = source.choice((bytes(32), b"\xff" * 32, source.randbytes(32)))
-    _field(machine, crypto()._LADDER, scalar, 254, 2)
-    _field(machine, crypto()._LADDER, scalar, 77, 1)
-    _field(machine, crypto()._INVERT)
+    _field(machine, tables()[1], scalar, 254, 2)
+    _field(machine, tables()[1], scalar, 77, 1)
+    _field(machine, tables()[2])
     machine.call("field_pack", X, 1, DATA)
 
 

@@ -46,7 +46,8 @@ class _Bulk(socketserver.StreamRequestHandler):
         verb, count = self.rfile.readline().split()
         left = int(count)
         if verb == b"get":
-            self.wfile.write((PATTERN * (left // len(PATTERN) + 1))[:left])
+            while left:
+                left -= self.wfile.write((PATTERN * 400)[: min(left, 400 * len(PATTERN))])
             return
         digest = hashlib.sha256()
         while left:

@@ -70,13 +70,13 @@ def renamed(program: str) -> str:
 
 @cache
 def _suite() -> Path:
-    """The suite, for a compiled package."""
+    """The suite, for a compiled package, whose name is another than that of its sources."""
     directory = tempfile.TemporaryDirectory(prefix="lopower-suite-")
     _directories.append(directory)
     suite = Path(directory.name) / "tests" / "firmware" / "suite"
     suite.mkdir(parents=True)
     for path in SUITE.glob("*.py"):
-        (suite / path.name).write_text(renamed(path.read_text()))
+        (suite / path.name).write_text(renamed(path.read_text()).replace("lopower_device", "lopower"))
     (Path(directory.name) / "firmware").mkdir()
     shutil.copy(FIRMWARE / "boot.py", Path(directory.name) / "firmware")
     return suite

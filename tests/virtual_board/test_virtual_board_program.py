@@ -94,6 +94,27 @@ def test_timers_run_beside_the_program_and_at_the_prompt(tmp_path: Path) -> None
         assert said.split() == ["True", "0"]
 
 
+def test_a_stream_beside_the_serial_line(tmp_path: Path) -> None:
+    """os.dupterm: it gets what is printed, its Ctrl-C ends a program, the REPL reads from it until its end."""
+    text = (
+        "import io, os\n"
+        "class Stream(io.IOBase):\n"
+        "    typed, got = [b'\\x03'], bytearray()\n"
+        "    def readinto(self, buffer):\n"
+        "        if not self.typed: return None\n"
+        "        data = self.typed.pop(0)\n        buffer[:len(data)] = data\n        return len(data)\n"
+        "    def write(self, data):\n        self.got += data\n        return len(data)\n"
+        "assert os.dupterm(Stream()) is None\nprint('hello')\n"
+        "try:\n    while True: pass\nexcept KeyboardInterrupt: print('interrupted')\n"
+        "Stream.typed += [b'print(6 *', b' 7, Stream.got[:7])\\r', b'', b'nobody reads this']\n"
+    )
+    with virtual_board(tmp_path, program(text)) as board:
+        printed = board.wait_for("dupterm: EOF received, deactivating")
+        assert "hello\r\ninterrupted\r\ndone\r\n" in printed
+        assert "42 bytearray(b'hello\\r\\n')" in printed
+        assert "nobody" not in printed
+
+
 def test_storage_survives(tmp_path: Path) -> None:
     """esp32.NVS is in the flash, and Partition shows the table that was flashed."""
     text = (
@@ -128,6 +149,7 @@ def test_radio(tmp_path: Path) -> None:
         "w.connect('Home', 'right password')\nassert w.status() == network.STAT_CONNECTING\n"
         "until(network.STAT_GOT_IP)\nassert w.isconnected() and w.status('rssi') == -40\n"
         "print('joined', w.ifconfig(), w.ipconfig('addr4'), w.config('mac'))\n"
+        "print('named', socket.getaddrinfo('printer.example', 80)[0][-1])\n"
         "print('radio off now')\nuntil(network.STAT_BEACON_TIMEOUT)\nassert w.ifconfig()[0] == '0.0.0.0'\n"
         "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
         "try: s.sendto(b'x', ('127.0.0.1', 9))\nexcept OSError as error: print('refused')\n"
@@ -136,13 +158,20 @@ def test_radio(tmp_path: Path) -> None:
     )
     points = [
         AccessPoint("Far", rssi=-85),
-        AccessPoint("Home", "right password", rssi=-40, address=("127.0.0.1", "255.0.0.0", "127.0.0.1", "127.0.0.53")),
+        AccessPoint(
+            "Home",
+            "right password",
+            rssi=-40,
+            address=("127.0.0.1", "255.0.0.0", "127.0.0.1", "127.0.0.53"),
+            names={"printer.example": "127.0.0.9"},
+        ),
     ]
     with virtual_board(tmp_path, program(text), access_points=points, join_ms=100) as board:
         printed = board.wait_for("radio off now")
         assert "scan [(b'Home', -40, 3), (b'Far', -85, 0)]" in printed
         assert "no link -202" in printed
         assert "joined ('127.0.0.1', '255.0.0.0', '127.0.0.1', '127.0.0.53')" in printed
+        assert "named ('127.0.0.9', 80)" in printed
         board.radio(on=False)
         assert "refused" in board.wait_for("radio on now")
         board.radio(on=True)
@@ -334,7 +363,6 @@ async def test_lopower_on_a_board(tmp_path: Path) -> None:
         proxy.enrol("sensor")
         settings = device_settings(
             proxy.configuration("sensor"),
-            timer=None,  # see the document on boards: with one, a long run can end by itself
             wifi=[{"ssid": "Home", "password": "right password", "priority": 1}],
         )
         files = {

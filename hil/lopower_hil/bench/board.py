@@ -171,6 +171,16 @@ class Board:
         running.start(program)
         self._repl = None
 
+    def update(self, *options: str) -> None:
+        """As `lopower update` does it, with options of that command; returns when the new set has made a handshake.
+
+        Raises BenchError with what the command said, when the board runs what it ran before.
+        """
+        proxy = self._proxied()
+        self._forget("update")
+        self._is_flashed = False  # the new set has settings of its own: those that `join` writes would not count
+        proxy.lopower("update", self.device, *options)
+
     # What it says
 
     def wait_for(self, text: str, timeout: float = 30.0) -> str:
@@ -185,10 +195,9 @@ class Board:
 
         Raises BenchError with what the proxy says of it instead.
         """
-        if self._proxy is None:
-            raise BenchError(f"{self.name} is no device of a proxy: board.flash(proxy) makes it one")
+        proxy = self._proxied()
         try:
-            self._proxy.wait_connected(self.device, timeout, since=self._started)
+            proxy.wait_connected(self.device, timeout, since=self._started)
         except BenchError as error:
             raise BenchError(f"{error}; the board says: {self._state()}") from None
 
@@ -239,6 +248,13 @@ class Board:
         self._recorder.add("test", f"{self.name}: Wi-Fi on")
         self._access_point().on()
 
+    def set_name(self, name: str, address: str) -> None:
+        """Let the DNS server of its network say so. Raises LackingError if the bench cannot."""
+        if self.wifi.names is None:
+            raise LackingError(f"names in the network of {self.name} cannot be set (marker wifi_names)")
+        self._recorder.add("test", f"{self.name}: {name} is {address}")
+        self.wifi.names.set(name, address)
+
     def settle(self) -> None:
         """After a test: with power, with Wi-Fi, with its console open. Raises BenchError."""
         if self._switch is not None:
@@ -260,6 +276,11 @@ class Board:
         tunnel = target.enrol(self.device, "", public_key)
         content = settings_file.settings(tunnel, wifi=self._networks(), written=int(time.time()), hostname=self.device)
         board_programs.store_settings(running, json.loads(content))
+
+    def _proxied(self) -> Proxy:
+        if self._proxy is None:
+            raise BenchError(f"{self.name} is no device of a proxy: board.flash(proxy) makes it one")
+        return self._proxy
 
     def _power(self) -> Switch:
         if self._switch is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import shlex
@@ -37,6 +38,7 @@ class Proxy:
     Attributes:
         client: of its control API.
         address: of this host, as boards reach it; "" to leave it to the daemon, which takes that of the default route.
+        name: what devices dial in its place; "" for the address.
         port: UDP.
     """
 
@@ -44,6 +46,7 @@ class Proxy:
         """`flags`: more settings of `lopower up`."""
         self.state_dir = directory / "state"
         self.address = address
+        self.name = ""
         self.port = free_port(socket.SOCK_DGRAM)
         self.client = ControlClient([self.state_dir / "lopower.sock"])
         self._flags = flags
@@ -70,8 +73,9 @@ class Proxy:
         """Start, and wait until it answers. Raises BenchError with what it said."""
         if self._process is not None:
             return
-        where = [f"{self.address if self.address == HOST else ''}:{self.port}"]
-        endpoint = ["--endpoint", f"{self.address}:{self.port}"] if self.address else []
+        where = [f"{self.address if _is_loopback(self.address) else ''}:{self.port}"]
+        dialled = self.name or self.address
+        endpoint = ["--endpoint", f"{dialled}:{self.port}"] if dialled else []
         self._process = subprocess.Popen(
             [*_LOPOWER, "up", "--listen", *where, *endpoint, *self._flags],
             env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -211,3 +215,10 @@ class Proxy:
                 with self._changed:
                     self._lines.append(line.rstrip("\n"))
                     self._changed.notify_all()
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:  # a name, or none
+        return False

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MARKERS: Final = {
     "power": "the test switches the board's power",
     "wifi_ap": "the test switches the board's access point",
+    "wifi_names": "the test sets names in the DNS of the board's network",
     "two_boards": "the test has two boards",
 }
 recorder_key: Final = pytest.StashKey[Recorder]()
@@ -104,6 +105,8 @@ def boards(request: pytest.FixtureRequest, bench: Bench) -> Iterator[list[Board]
                 raise LackingError(f"{board.name} has no power switch (marker power)")
             if "wifi_ap" in wanted and board.wifi.switch is None:
                 raise LackingError(f"the access point of {board.name} cannot be switched (marker wifi_ap)")
+            if "wifi_names" in wanted and board.wifi.names is None:
+                raise LackingError(f"names in the network of {board.name} cannot be set (marker wifi_names)")
             board.settle()
     except LackingError as error:
         lacking(str(error))

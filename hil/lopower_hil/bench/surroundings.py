@@ -16,6 +16,13 @@ class Switch(Protocol):
         """Switch it off; harmless if it is."""
 
 
+class Names(Protocol):
+    """What the DNS server of a network says."""
+
+    def set(self, name: str, address: str) -> None:
+        """From now on `name` has `address`. Raises BenchError."""
+
+
 @dataclass(frozen=True, slots=True)
 class WifiNetwork:
     """The network that a board joins.
@@ -23,8 +30,10 @@ class WifiNetwork:
     Attributes:
         password: "" for an open network.
         switch: switches the access point; None if the bench cannot.
+        names: of its DNS server; None if the bench cannot change them.
     """
 
     ssid: str
     password: str = field(default="", repr=False)
     switch: Switch | None = None
+    names: Names | None = None

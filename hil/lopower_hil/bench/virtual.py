@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +52,18 @@ class AccessPointSwitch:
         self._board.radio(on=False)
 
 
+class NetworkNames:
+    """Of the network that a virtual board hears."""
+
+    def __init__(self, board: VirtualBoard) -> None:
+        self._board = board
+
+    def set(self, name: str, address: str) -> None:
+        """Its DNS server says so."""
+        points = self._board.access_points
+        self._board.set_access_points([replace(p, names={**p.names, name: address}) for p in points])
+
+
 class VirtualBench:
     """Boards that are made when they are asked for; `virtual_boards` are what is behind them."""
 
@@ -82,7 +95,7 @@ class VirtualBench:
         board = Board(
             name=name,
             port=virtual.port,
-            wifi=WifiNetwork(SSID, PASSWORD, AccessPointSwitch(virtual)),
+            wifi=WifiNetwork(SSID, PASSWORD, AccessPointSwitch(virtual), NetworkNames(virtual)),
             power=PowerSwitch(virtual),
             image=image,
             cache=self._directory / "cache",

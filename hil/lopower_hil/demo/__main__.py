@@ -1,4 +1,4 @@
-"""The demonstration: a daemon and a test tailnet on loopback, two virtual devices, and what passes between them.
+"""The demonstration: a daemon, a test tailnet, two virtual devices and a virtual board on loopback, and what they do.
 
 Exit code 0 if every step ended as it should. With `--keep` all of it stays up until Ctrl-C.
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 from lopower.control.errors import ControlError
 from lopower_hil.demo import screen, tailnet
+from lopower_hil.demo.board import BoardSteps
 from lopower_hil.demo.processes import PROGRAMS, Demonstration
 from lopower_hil.demo.steps import STEPS, Gateway, StepFailedError
 from lopower_hil.loopback import HOST, free_port
@@ -76,6 +77,8 @@ async def demonstrate(demonstration: Demonstration, stack: AsyncExitStack, keep:
         page = tailnet.DevicePage(kitchen)
         stack.push_async_callback(page.close)
         await tailnet.TailnetSteps(demonstration, world, kitchen, gateway.ipv4).run(results.show)
+    screen.title("a board")
+    await BoardSteps(demonstration, world, gateway).run(results.show)
     screen.say()
     await demonstration.type_lopower("device", "list")
     seconds = time.monotonic() - demonstration.began

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,32 +42,67 @@ class Demonstration:
         Raises:
             StepFailedError: it failed.
         """
-        return await self._lopower(arguments, subprocess.PIPE)
+        return await self._lopower(arguments, subprocess.PIPE, subprocess.PIPE, {})
 
-    async def type_lopower(self, *arguments: str) -> None:
-        """Show a command and what it says, as if it were typed.
+    async def type_lopower(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        """Show a command and what it says, as if it were typed. With an `environment` its progress is seen, too.
 
         Raises:
             StepFailedError: it failed.
         """
         screen.command(shlex.join(["lopower", *arguments]))
-        await self._lopower(arguments, None)
+        await self._lopower(arguments, None, subprocess.PIPE if environment is None else None, environment or {})
 
-    async def _lopower(self, arguments: Sequence[str], stdout: int | None) -> str:
+    async def start_lopower(self, *arguments: str) -> str:
+        """Show a command that goes on beside the others, and start it; the line of JSON that it says first.
+
+        Raises:
+            StepFailedError: it ended.
+        """
+        screen.command(f"{shlex.join(['lopower', *arguments])} &")
+        process = await self._start([str(PROGRAMS / "lopower"), *arguments, "--json"], subprocess.PIPE, None)
+        assert process.stdout is not None
+        line = await process.stdout.readline()
+        if not line:
+            raise StepFailedError(f"lopower {arguments[0]} ended at its start")
+        return line.decode()
+
+    async def _lopower(
+        self, arguments: Sequence[str], stdout: int | None, stderr: int | None, environment: Mapping[str, str]
+    ) -> str:
         process = await asyncio.create_subprocess_exec(
             *(str(PROGRAMS / "lopower"), *arguments, "--state-dir", str(self.state)),
+            stdin=subprocess.DEVNULL,
             stdout=stdout,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
+            env=self._environment(environment),
+            cwd=self.directory,
         )
         output, errors = await process.communicate()
         if process.returncode:
-            raise StepFailedError(f"lopower {shlex.join(arguments)}: {errors.decode().strip()}")
+            said = "" if errors is None else f": {errors.decode().strip()}"
+            raise StepFailedError(f"lopower {shlex.join(arguments)} failed{said}")
         return (output or b"").decode()
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        """Whoever runs the demonstration may have settings and a home of their own."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("LOPOWER_", "XDG_"))}
+        return {
+            **own,
+            **ENVIRONMENT,
+            "XDG_CACHE_HOME": str(self.directory),
+            "XDG_CONFIG_HOME": str(self.directory),
+            **more,
+        }
+
+    def client(self) -> ControlClient:
+        """Of the daemon's control API."""
+        return ControlClient([self.state / "lopower.sock"])
 
     async def add_device(self, name: str) -> tuple[str, str]:
         """What `lopower device add` does on a terminal; the configuration and its QR code."""
         screen.command(f"lopower device add {name}")
-        client = ControlClient([self.state / "lopower.sock"])
+        client = self.client()
         body = {"devices": [{"name": name}], "format": "conf", "qr": True}
         answer: dict[str, Any] = await asyncio.to_thread(client.request, "POST", ["devices"], body)
         device = answer["devices"][0]
@@ -106,7 +141,8 @@ class Demonstration:
             stdin=subprocess.PIPE,
             stdout=stdout,
             stderr=stderr,
-            env={**os.environ, **ENVIRONMENT},
+            env=self._environment({}),
+            cwd=self.directory,
             process_group=0,  # Ctrl-C is for the demonstration, which ends them in order
         )
         self._processes.append(process)

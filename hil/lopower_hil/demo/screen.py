@@ -9,7 +9,7 @@ import sys
 import textwrap
 from typing import Final
 
-INDENT: Final = 43  # where a step's result begins
+INDENT: Final = 44  # where a step's result begins
 _GREEN, _RED, _BOLD, _RESET = "\x1b[32m", "\x1b[1;31m", "\x1b[1m", "\x1b[0m"
 _ESCAPE: Final = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -36,7 +36,7 @@ def title(text: str) -> None:
 
 def step(name: str, seconds: float, result: str, *, failed: bool = False) -> None:
     """How a step ended."""
-    head = f"  {'FAIL' if failed else 'ok':<4} {name:<25}{_length(seconds):>8}   "
+    head = f"  {'FAIL' if failed else 'ok':<4} {name:<26}{_length(seconds):>8}   "
     lines = [result]
     if on_terminal():
         lines = textwrap.wrap(result, max(_columns() - INDENT, 30), break_on_hyphens=False, break_long_words=False)

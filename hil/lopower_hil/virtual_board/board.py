@@ -117,7 +117,7 @@ class Board:
         """Make the port, and switch the power on. Raises BoardError."""
         if self._thread is not None:
             raise BoardError("the board has been started")
-        if firmware.site() is None:
+        if firmware.library() is None:
             raise BoardError("MicroPython is not installed: pip install 'lopower[hil]'")
         with ExitStack() as stack:
             try:

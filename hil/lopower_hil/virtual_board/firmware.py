@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +18,16 @@ from lopower_hil.virtual_board.wires import Phase, Wires
 MARK: Final = b"\x1e\x1fVB"
 """What begins a message of the shims among what a program prints: kind (1 byte), length (2 bytes), content."""
 
+INTERRUPT: Final = bytes(12)
+"""A pulse, as the launcher has it, that is Ctrl-C."""
+
 _SHIMS: Final = Path(__file__).parent / "shims"
 _LAUNCHER: Final = Path(__file__).parent / "launcher.py"
 _RAW_BANNER: Final = b"raw REPL; CTRL-B to exit"
 _FRIENDLY_BANNER: Final = b'Type "help()"'
+_AGES: Final = struct.pack("ll", 1 << 24, 0)
+"""Seconds and microseconds of a time-out that is never over: with one, a signal ends a read (see the launcher)."""
+
 _MAX_HELD: Final = 1 << 16
 
 
@@ -46,19 +54,31 @@ class Firmware:
         wires.field.phase = Phase.LAUNCHING
         wires.field.raw = raw
         self.channel, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _AGES)
+        self._printed, printed = socket.socketpair()
+        for end in (self._printed, printed):
+            end.setblocking(False)
+        pulses, pulse = os.pipe()
+        self._pulses = os.fdopen(pulse, "wb", buffering=0)
         descriptor = os.open(flash, os.O_RDWR | os.O_CLOEXEC)
         try:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
                 [
-                    sys.executable, "-I", "-S", str(_LAUNCHER), str(site()), str(wires.descriptor), str(descriptor),
-                    str(heap), str(_SHIMS),
+                    sys.executable, "-I", "-S", str(_LAUNCHER), str(library()), str(wires.descriptor), str(descriptor),
+                    str(heap), str(_SHIMS), str(pulses),
                 ],
                 stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=theirs.fileno(),
-                pass_fds=(wires.descriptor, descriptor),
-                env={"TZ": "UTC", "BOARD_NATIVE": str(native or "")}, cwd="/", start_new_session=True,
+                pass_fds=(wires.descriptor, descriptor, pulses, pulse, printed.fileno()),
+                env={
+                    "TZ": "UTC", "BOARD_NATIVE": str(native or ""), "BOARD_PULSES": str(pulse),
+                    "BOARD_PRINTED": str(printed.fileno()),
+                },
+                cwd="/", start_new_session=True,
             )  # fmt: skip
         finally:
             os.close(descriptor)
+            os.close(pulses)
+            printed.close()
             theirs.close()
         self.channel.setblocking(False)
         self._input = bytearray(b"\x01" if raw else b"")
@@ -102,6 +122,14 @@ class Firmware:
         printed = self._output.feed(data)
         self.requests += self._output.requests
         self._output.requests.clear()
+        if self._output.is_duplicated:
+            try:
+                self._printed.send(printed)
+            except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+                pass  # a stream that takes nothing misses what is printed
+        for typed in self._output.typed:
+            self.write(typed)
+        self._output.typed.clear()
         if self._output.raw is not None:
             self.raw = self._output.raw
         return printed
@@ -112,19 +140,29 @@ class Firmware:
             self._process.kill()
         self._process.wait()
         self.channel.close()
+        self._printed.close()
+        self._pulses.close()
 
     def _put(self, data: bytes) -> None:
         self._input += data[: max(0, _MAX_HELD - len(self._input))]
         self.flush()
 
     def _interrupt(self) -> None:
-        """Ctrl-C: a signal while a program runs, a character for the REPL."""
+        """Ctrl-C: KeyboardInterrupt while a program runs, a character for the REPL."""
         if self._wires.field.phase == Phase.LAUNCHING:
             self._interrupted = True
         elif self._catches_interrupt():
-            os.kill(self._process.pid, signal.SIGINT)
+            self._pulse(INTERRUPT)
         else:
             self._put(b"\x03")
+
+    def _pulse(self, pulse: bytes) -> None:
+        """To the launcher. It reads at once; if it does not it has no use for more."""
+        if select.select([], [self._pulses], [], 0)[1]:
+            try:
+                self._pulses.write(pulse)
+            except BrokenPipeError:  # it has ended
+                pass
 
     def _catches_interrupt(self) -> bool:
         try:
@@ -136,10 +174,19 @@ class Firmware:
 
 
 class Output:
-    """Takes the shims' messages out of what is printed, and ends lines as a serial line has them."""
+    """Takes the shims' messages out of what is printed, and ends lines as a serial line has them.
+
+    Attributes:
+        requests: what ends the program, as in `Firmware`.
+        typed: what came to the REPL by `os.dupterm`.
+        is_duplicated: whether what is printed goes there, too.
+        raw: which REPL has said last that it is there; None: none.
+    """
 
     def __init__(self, *, swallow_banner: bool) -> None:
         self.requests: list[str] = []
+        self.typed: list[bytes] = []
+        self.is_duplicated = False
         self.raw: bool | None = None
         self._swallow = swallow_banner
         self._swallowing = False
@@ -171,6 +218,10 @@ class Output:
             self._last = 0
         elif kind == "R":
             self.requests.append(content.decode("ascii", "replace"))
+        elif kind == "D":
+            self.is_duplicated = bool(content[0])
+        elif kind == "K":
+            self.typed.append(content)
         elif kind == "E":  # boot.py and main.py have ended; the REPL begins
             self._swallowing = self._swallow
 
@@ -199,7 +250,7 @@ class Output:
         return bytes(out)
 
 
-def site() -> Path | None:
-    """Where MicroPython's unix port is installed; None: nowhere."""
+def library() -> Path | None:
+    """The file with MicroPython's unix port; None if it is not installed."""
     found = importlib.util.find_spec("micropython_run")
-    return None if found is None or found.origin is None else Path(found.origin).parent
+    return None if found is None or found.origin is None else Path(found.origin)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 MAX_ACCESS_POINTS: Final = 32
@@ -21,6 +21,7 @@ class AccessPoint:
         rssi: dBm.
         channel: 1 to 13.
         address: what DHCP gives: address, netmask, gateway, DNS server.
+        names: addresses that its DNS server says besides what the host resolves.
     """
 
     ssid: str
@@ -28,6 +29,7 @@ class AccessPoint:
     rssi: int = -50
     channel: int = 6
     address: tuple[str, str, str, str] = LOOPBACK
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.ssid.encode()) <= 32:
@@ -44,6 +46,7 @@ class AccessPoint:
             "rssi": self.rssi,
             "channel": self.channel,
             "address": list(self.address),
+            "names": dict(self.names),
         }
 
 

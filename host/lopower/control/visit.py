@@ -77,7 +77,10 @@ class Visit:
         self._send("log", {})
         entries: list[tuple[int, int, str]] = []
         for _ in range(MAX_LOG_LINES):
-            entry = self._line()
+            try:
+                entry = json.loads(self._text())
+            except (ValueError, RecursionError):
+                continue  # what a power cut left of one
             if isinstance(entry, dict):
                 self._check(entry)
                 return entries
@@ -106,6 +109,13 @@ class Visit:
             raise ControlError(f"{self._name} says: {text}", _HINTS.get(text, ""))
 
     def _line(self) -> Any:
+        try:
+            return json.loads(self._text())
+        except (ValueError, RecursionError):
+            raise self._strange() from None
+
+    def _text(self) -> bytes:
+        """A line. Raises ControlError if there is none."""
         while (at := self._received.find(b"\n")) < 0:
             if len(self._received) > MAX_LINE:
                 raise self._strange()
@@ -115,10 +125,7 @@ class Visit:
             self._received += data
         line = bytes(self._received[:at])
         del self._received[: at + 1]
-        try:
-            return json.loads(line) if len(line) <= MAX_LINE else None
-        except (ValueError, RecursionError):
-            raise self._strange() from None
+        return line
 
     def _strange(self) -> ControlError:
         return ControlError(f"{self._name} says something that is not understood", "is it lopower's firmware?")

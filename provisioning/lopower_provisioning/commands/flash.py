@@ -14,11 +14,10 @@ from lopower.cli import options, output
 from lopower.cli.errors import FAILED, INTERRUPTED, OK, USAGE, CommandError
 from lopower_provisioning import chips, offline, plan, settings_file, steps, wifi_store
 from lopower_provisioning.chips import Chip
-from lopower_provisioning.commands import flash_text
+from lopower_provisioning.commands import flash_text, serial_update
 from lopower_provisioning.commands.choosing import choose_port, on_terminal, ports_by_mac
 from lopower_provisioning.commands.failures import told
-from lopower_provisioning.commands.places import cache_path, wifi_path
-from lopower_provisioning.errors import SettingsError
+from lopower_provisioning.commands.places import cache_path, text_of, wifi_path
 from lopower_provisioning.job import Outcome, Request, flash
 from lopower_provisioning.plan import Line
 from lopower_provisioning.settings_file import StaticAddress, Wifi
@@ -60,6 +59,12 @@ def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> 
     add("--offline", metavar="SERVER", help="the output of `lopower server show` in a file; no daemon is asked")
     add("--devices", metavar="CSV", help="with --offline: the list for `device add --csv`; default: devices.csv")
     add("--many", metavar="CSV", help="all boards of a list: name, port or mac, wifi, board, image, main")
+    add(
+        "--update",
+        action="store_true",
+        help="a board that was flashed before: only lopower's package, its settings, and with --main your files; it "
+        "keeps its key, and goes back by itself if it makes no handshake",
+    )
     add("--remote-repl", action="store_true", help="the gateway may use the board's console: lopower repl")
     add("-y", "--yes", action="store_true", help="write over what the board runs, and take the name of another device")
     options.add_json(parser)
@@ -70,6 +75,10 @@ def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> 
 def run(arguments: argparse.Namespace) -> int:
     """Flash one board, or those of a list."""
     _refuse_contradictions(arguments)
+    if arguments.update:
+        return serial_update.run(arguments)
+    if arguments.many is None and arguments.port is None:
+        arguments.port = choose_port()  # before anything is asked that is of no use without a board
     wifi, asked = _networks(arguments)
     requests = _requests(arguments, wifi)
     reporter = _reporter(arguments, [request.label for request in requests])
@@ -96,6 +105,8 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
         if getattr(arguments, one, None) and getattr(arguments, other, None):
             names = [word.upper() if word == "port" else f"--{word}" for word in (one, other)]
             raise CommandError(f"{names[0]} does not go together with {names[1]}", "leave one out", USAGE)
+    if arguments.update:
+        serial_update.refuse_contradictions(arguments)
     if arguments.devices and not arguments.offline:
         raise CommandError("--devices goes with --offline", "a daemon keeps its devices itself", USAGE)
     if arguments.name is not None and not _NAME.fullmatch(arguments.name.lower()):
@@ -132,9 +143,8 @@ def _requests(arguments: argparse.Namespace, wifi: dict[str, Wifi]) -> list[Requ
     target = _targets(arguments)
     chip = _chip(arguments.chip)
     if arguments.many is None:
-        port = arguments.port or choose_port()
-        line = Line(arguments.name, port, None, (), None, None, None)
-        return [_request(arguments, line, port, tuple(wifi.values()), target, chip)]
+        line = Line(arguments.name, arguments.port, None, (), None, None, None)
+        return [_request(arguments, line, arguments.port, tuple(wifi.values()), target, chip)]
     lines = plan.read(Path(arguments.many))
     places = ports_by_mac({line.mac for line in lines if line.mac}, {line.port for line in lines if line.port})
     default = tuple(wifi[name] for name in arguments.wifi or ()) or tuple(wifi.values())
@@ -180,10 +190,10 @@ def _request(
 def _targets(arguments: argparse.Namespace) -> Callable[[], Target]:
     """What makes a target for each board. A daemon is asked for its state now, before any board is touched."""
     if arguments.conf is not None:
-        tunnel = settings_file.tunnel_from_conf(_text(arguments.conf))
+        tunnel = settings_file.tunnel_from_conf(text_of(arguments.conf))
         return lambda: ConfTarget(tunnel)
     if arguments.offline is not None:
-        server = offline.parse_server(_text(arguments.offline))
+        server = offline.parse_server(text_of(arguments.offline))
         path = Path(arguments.devices or "devices.csv")
         return lambda: offline.OfflineTarget(server, path)
     client = options.client(arguments)
@@ -237,12 +247,3 @@ def _chip(text: str | None) -> Chip | None:
         known = ", ".join(chip.short_name for chip in chips.CHIPS)
         raise CommandError(f"lopower does not run on a chip {text!r}", f"it runs on: {known}", USAGE)
     return chip
-
-
-def _text(name: str) -> str:
-    try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"{name} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{name} is not UTF-8") from None

@@ -8,6 +8,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lopower.cli import options, output
 from lopower.cli.errors import FAILED, INTERRUPTED, OK, USAGE, CommandError
@@ -15,7 +16,7 @@ from lopower_provisioning import mip, rollout, steps, wifi_store
 from lopower_provisioning.commands.choosing import on_terminal
 from lopower_provisioning.commands.failures import told
 from lopower_provisioning.commands.places import wifi_path
-from lopower_provisioning.settings_file import Wifi
+from lopower_provisioning.settings_file import StaticAddress, Wifi
 from lopower_provisioning.steps import JsonReporter, LineReporter, Reporter, TableReporter, TerminalReporter
 from lopower_provisioning.update import TRIAL_SECONDS, TRIALS, UpdateOutcome, UpdateRequest, update, user_files
 
@@ -51,9 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Update boards."""
     _refuse_contradictions(arguments)
     client = options.client(arguments)
-    names = _names(arguments, client.get("devices")["devices"])
+    devices = client.get("devices")["devices"]
+    names = _names(arguments, devices)
     request = UpdateRequest(
-        wifi=_networks(arguments),
+        wifi=networks(arguments),
         user=user_files(
             None if arguments.main is None else Path(arguments.main), mip.packages(tuple(arguments.mip or ()))
         ),
@@ -61,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     plan = rollout.Rollout(names, canary=arguments.canary, parallel=arguments.parallel)
     outcomes = plan.run(partial(_update, client, request), _reporter(arguments, names))
+    _complete(outcomes, devices)
     if arguments.csv is not None:
         _write(Path(arguments.csv), rollout.report(outcomes))
     _show(arguments, outcomes, plan.stopped)
@@ -71,6 +74,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _update(client: object, request: UpdateRequest, name: str, reporter: Reporter) -> UpdateOutcome:
     return update(client, name, request, reporter)  # type: ignore[arg-type]
+
+
+def _complete(outcomes: list[UpdateOutcome], devices: list[dict[str, Any]]) -> None:
+    """What boards that were not begun run, as far as they have told it since they were started."""
+    told = {device["name"]: device["firmware"] or {} for device in devices}
+    for outcome in outcomes:
+        if outcome.state == "skipped":
+            firmware = told.get(outcome.name, {})
+            outcome.before, outcome.image = firmware.get("package", ""), firmware.get("image", "")
 
 
 def _refuse_contradictions(arguments: argparse.Namespace) -> None:
@@ -102,18 +114,22 @@ def _names(arguments: argparse.Namespace, devices: list[dict[str, object]]) -> l
     return names
 
 
-def _networks(arguments: argparse.Namespace) -> tuple[Wifi, ...]:
+def networks(arguments: argparse.Namespace, static: StaticAddress | None = None) -> tuple[Wifi, ...]:
+    """Those that --wifi names, with their passwords; none: boards keep what they have.
+
+    Raises CommandError, SettingsError.
+    """
     if not arguments.wifi:
         return ()
     passwords = wifi_store.given_passwords(arguments.wifi_password_file, os.environ)
-    found, unknown = wifi_store.named(arguments.wifi, passwords, wifi_store.load(wifi_path()), None)
+    found, unknown = wifi_store.named(arguments.wifi, passwords, wifi_store.load(wifi_path()), static)
     if unknown and not on_terminal():
         raise CommandError(
             f"the password of {unknown[0]} is not known",
             "--wifi-password-file FILE, or the variable LOPOWER_WIFI_PASSWORD",
             USAGE,
         )
-    asked = [Wifi(name, getpass.getpass(f"Password of {name} (empty: it has none): ")) for name in unknown]
+    asked = [Wifi(name, getpass.getpass(f"Password of {name} (empty: it has none): "), static) for name in unknown]
     by_name = {network.ssid: network for network in (*found, *asked)}
     return tuple(by_name[name] for name in arguments.wifi)
 

@@ -1,5 +1,8 @@
 """WireGuard of the device against itself: handshakes, sessions, timers, and what must not be accepted."""
 
+import sys
+
+from lopower_device import counters as c
 from lopower_device import peer as p
 from worlds import Random, Tunnel, ipv4
 
@@ -14,8 +17,8 @@ def test_session_and_data():
             for side in (0, 1):
                 tunnel.send(side, ipv4(size))
                 assert tunnel.settle() == [(1 - side, ipv4(size))], size
-        assert tunnel.one.counters["handshakes_completed"] == 1
-        assert tunnel.other.counters["handshakes_completed"] == 1
+        assert tunnel.one.counters[c.HANDSHAKES_COMPLETED] == 1
+        assert tunnel.other.counters[c.HANDSHAKES_COMPLETED] == 1
         assert max(len(datagram) for _, datagram in tunnel.wires) == 1420 + 32
 
 
@@ -24,7 +27,7 @@ def test_another_preshared_key():
     tunnel = Tunnel()
     tunnel.one.static.preshared_key = bytes(31) + b"x"
     tunnel.connect()
-    assert tunnel.one.counters["response_not_authentic"] == 1
+    assert tunnel.one.counters[c.RESPONSE_NOT_AUTHENTIC] == 1
     assert tunnel.one.current is None
 
 
@@ -62,7 +65,7 @@ def test_replayed_data():
         assert tunnel.deliver(1, datagram)
     for datagram in waiting:
         assert not tunnel.deliver(1, datagram)
-    assert tunnel.other.counters["replayed"] == 5
+    assert tunnel.other.counters[c.REPLAYED] == 5
 
 
 def test_replayed_initiation():
@@ -72,8 +75,8 @@ def test_replayed_initiation():
     initiation = tunnel.wires[0][1]
     tunnel.now += 5000
     tunnel.deliver(1, initiation)
-    assert tunnel.other.counters["timestamp_not_newer"] == 1
-    assert tunnel.other.counters["responses_sent"] == 1
+    assert tunnel.other.counters[c.TIMESTAMP_NOT_NEWER] == 1
+    assert tunnel.other.counters[c.RESPONSES_SENT] == 1
     tunnel.send(0, ipv4())
     assert tunnel.settle()
 
@@ -115,14 +118,14 @@ def test_source_that_is_not_allowed():
     tunnel.connect()
     tunnel.send(0, ipv4(40, (192, 168, 1, 1)))
     assert tunnel.settle() == []
-    assert tunnel.other.counters["source_not_allowed"] == 1
+    assert tunnel.other.counters[c.SOURCE_NOT_ALLOWED] == 1
     for bad in (b"\x45" + bytes(20), b"\x75" + bytes(30), b"\x44" + bytes(39), ipv4(40)[:30], b"\x60" + bytes(20)):
         tunnel.send(0, bad)
     longer = bytearray(ipv4(40))
     longer[3] = 200
     tunnel.send(0, bytes(longer))
     assert tunnel.settle() == []
-    assert tunnel.other.counters["malformed_packet"] == 6
+    assert tunnel.other.counters[c.MALFORMED_PACKET] == 6
 
 
 def test_rekey_by_time():
@@ -137,8 +140,8 @@ def test_rekey_by_time():
             sent += 1
         received += len(tunnel.settle())
     assert received == sent
-    assert tunnel.one.counters["initiations_sent"] == 3
-    assert tunnel.one.counters["handshakes_completed"] == 3
+    assert tunnel.one.counters[c.INITIATIONS_SENT] == 3
+    assert tunnel.one.counters[c.HANDSHAKES_COMPLETED] == 3
 
 
 def test_an_old_session_is_refused():
@@ -152,7 +155,7 @@ def test_an_old_session_is_refused():
     tunnel.now += 1
     assert not tunnel.one.has_session(tunnel.now)
     assert not tunnel.deliver(1, late)
-    assert tunnel.other.counters["session_expired"] == 1
+    assert tunnel.other.counters[c.SESSION_EXPIRED] == 1
 
 
 def test_retransmission():
@@ -164,11 +167,11 @@ def test_retransmission():
     tunnel.flying.clear()
     times = []
     for _ in range(200):
-        before = tunnel.one.counters["initiations_sent"]
+        before = tunnel.one.counters[c.INITIATIONS_SENT]
         tunnel.now += 100
         tunnel.one.handle_timers(tunnel.now)
         tunnel.compute(tunnel.one)
-        if tunnel.one.counters["initiations_sent"] > before:
+        if tunnel.one.counters[c.INITIATIONS_SENT] > before:
             times.append(tunnel.now)
             tunnel.flying.clear()
     gaps = [b - a for a, b in zip(times, times[1:])]
@@ -178,7 +181,7 @@ def test_retransmission():
     tunnel.one.handle_timers(tunnel.now)
     packets = tunnel.settle()
     assert [len(packet) for _, packet in packets] == [42, 43, 44, 45]
-    assert tunnel.one.counters["queue_dropped"] == 2
+    assert tunnel.one.counters[c.QUEUE_DROPPED] == 2
     assert tunnel.one.attempts == 0
 
 
@@ -207,11 +210,11 @@ def test_silence_starts_a_handshake():
         tunnel.now += 100
         tunnel.one.handle_timers(tunnel.now)
     tunnel.compute(tunnel.one)
-    assert tunnel.one.counters["initiations_sent"] == 1
+    assert tunnel.one.counters[c.INITIATIONS_SENT] == 1
     tunnel.now += 100
     tunnel.one.handle_timers(tunnel.now)
     tunnel.compute(tunnel.one)
-    assert tunnel.one.counters["initiations_sent"] == 2
+    assert tunnel.one.counters[c.INITIATIONS_SENT] == 2
 
 
 def test_persistent_keepalive():
@@ -245,20 +248,86 @@ def test_initiations_are_limited():
         tunnel.one.connect(tunnel.now)
         tunnel.compute(tunnel.one)
     tunnel.settle()
-    assert tunnel.other.counters["responses_sent"] == 1
-    assert tunnel.other.counters["rate_limited"] == 4
+    assert tunnel.other.counters[c.RESPONSES_SENT] == 1
+    assert tunnel.other.counters[c.RATE_LIMITED] == 4
 
 
 def test_nothing_is_computed_for_a_wrong_mac1():
-    """Before any multiplication."""
+    """Before any multiplication, once the own keys are known; what is needed for the check is loaded in slices."""
     tunnel = Tunnel()
-    tunnel.one.connect(tunnel.now)
-    tunnel.compute(tunnel.one)
-    _, datagram = tunnel.flying.pop(0)
-    changed = bytearray(datagram)
-    changed[120] ^= 1
+    tunnel.connect()
     peer = tunnel.other
+    changed = bytearray(tunnel.wires[0][1])
+    changed[120] ^= 1
     peer.rx[:148] = changed
     peer.receive(148, tunnel.now)
     assert peer._job is None
-    assert peer.counters["wrong_mac1"] == 1
+    assert peer.counters[c.WRONG_MAC1] == 1
+    tunnel.wait(60_000)
+    assert peer._program is None
+    peer.receive(148, tunnel.now)
+    slices = 0
+    while peer.step(tunnel.now):
+        slices += 1
+    assert slices == len(p.PROGRAM)
+    assert peer.counters[c.WRONG_MAC1] == 2
+
+
+def _modules():
+    """Those of handshakes that are there."""
+    return [name for name in p.PROGRAM if p.__name__.replace("peer", name) in sys.modules]
+
+
+def test_handshakes_are_loaded_and_dropped():
+    """A file at each slice; gone some seconds later, while the session goes on; there again for the next one."""
+    tunnel = Tunnel()
+    tunnel.one._unload()  # the tests themselves have used them
+    tunnel.one.connect(tunnel.now)
+    for number in range(len(p.PROGRAM)):
+        tunnel.one.step(tunnel.now)
+        assert _modules() == list(p.PROGRAM[: number + 1])
+    tunnel.settle()
+    for _ in range(3):
+        tunnel.wait(p.KEEP_PROGRAM + 1000)
+        assert _modules() == []
+        for side in (0, 1):
+            tunnel.send(side, ipv4())
+            assert tunnel.settle() == [(1 - side, ipv4())]
+        assert _modules() == []
+        tunnel.one.restart(tunnel.now)
+        tunnel.settle()
+        assert _modules() == list(p.PROGRAM)
+    assert tunnel.one.counters[c.HANDSHAKES_COMPLETED] == 4
+
+
+def test_a_handshake_that_is_not_loaded():
+    """Counted by reason and tried again; the session lives on."""
+    tunnel = Tunnel()
+    tunnel.connect()
+    tunnel.wait(60_000)
+    real = p._load
+    for error, reason in ((MemoryError("none"), c.NO_MEMORY), (OSError(5), c.NOT_LOADED)):
+        for last in range(len(p.PROGRAM)):
+
+            def load(name):
+                if name == p.PROGRAM[last]:
+                    raise error
+                return real(name)
+
+            p._load = load
+            try:
+                tunnel.one.restart(tunnel.now)
+                before = tunnel.one.counters[reason]
+                tunnel.compute(tunnel.one)
+            finally:
+                p._load = real
+            assert tunnel.one.counters[reason] == before + 1
+            assert tunnel.one.error is error
+            assert _modules() == []
+            assert not tunnel.flying
+            tunnel.send(0, ipv4())
+            assert tunnel.settle() == [(1, ipv4())]
+    assert tunnel.one.counters[c.HANDSHAKES_COMPLETED] == 1
+    tunnel.wait(p.REKEY_TIMEOUT + 1000)
+    assert tunnel.one.counters[c.HANDSHAKES_COMPLETED] == 2
+    assert tunnel.one.error is None

@@ -117,20 +117,18 @@ def _problem(path):
 class CutStore(stamps.FileStore):
     """Power fails within the write number `cut`, after `kept` bytes of it."""
 
-    def __init__(self, path, cut, kept):
-        super().__init__(path)
-        self.writes, self.cut, self.kept = 0, cut, kept
+    writes = cut = kept = 0
 
     def save(self, value):
-        path = self._paths[self._turn]
-        self.writes += 1
-        if self.writes != self.cut:
+        path = self._path(self._state.turn)
+        CutStore.writes += 1
+        if CutStore.writes != CutStore.cut:
             return super().save(value)
         super().save(value)
         with open(path, "rb") as file:
             content = file.read()
         with open(path, "wb") as file:
-            file.write(content[: self.kept])
+            file.write(content[: CutStore.kept])
         raise KeyboardInterrupt
 
 
@@ -141,9 +139,10 @@ def test_stamps_never_go_back():
     for cut in (1, 2, 3):
         for kept in range(33):
             try:
-                source = stamps.Stamps(CutStore(DIRECTORY + "count", cut, kept), 1_700_000_000, lambda: None)
+                CutStore.writes, CutStore.cut, CutStore.kept = 0, cut, kept
+                state = stamps.begin(DIRECTORY + "count", 1_700_000_000)
                 for i in range(stamps.RESERVE * 2 + 3 if kept == 8 else 3):
-                    stamp = source()
+                    stamp = stamps.stamp(state, lambda: None, CutStore)
                     assert stamp > greatest, (cut, kept, i)
                     greatest = stamp
             except KeyboardInterrupt:
@@ -154,16 +153,13 @@ def test_stamps_never_go_back():
 def test_stamps_follow_the_clock():
     """They do once it is set, and stay beyond it when it goes back."""
     _clean()
-    now = [None]
-    source = stamps.Stamps(stamps.FileStore(DIRECTORY + "count"), 1_700_000_000, lambda: now[0])
-    first = source()
-    now[0] = 1_800_000_000
-    second = source()
+    state = stamps.begin(DIRECTORY + "count", 1_700_000_000)
+    first = stamps.stamp(state, lambda: None)
+    second = stamps.stamp(state, lambda: 1_800_000_000)
     assert int.from_bytes(second[:8], "big") == (1 << 62) + 10 + 1_800_000_000
-    now[0] = 1_750_000_000
-    assert first < second < source()
-    again = stamps.Stamps(stamps.FileStore(DIRECTORY + "count"), 1_700_000_000, lambda: None)
-    assert again() > second
+    assert first < second < stamps.stamp(state, lambda: 1_750_000_000)
+    again = stamps.begin(DIRECTORY + "count", 1_700_000_000)
+    assert stamps.stamp(again, lambda: None) > second
 
 
 def test_no_stamp_without_room_in_flash():
@@ -173,18 +169,17 @@ def test_no_stamp_without_room_in_flash():
         full = True
 
         def save(self, value):
-            if self.full:
+            if FullStore.full:
                 raise OSError(28)
             super().save(value)
 
     _clean()
-    store = FullStore(DIRECTORY + "count")
-    source = stamps.Stamps(store, 1_700_000_000, lambda: None)
-    assert source() is None
-    assert source.error is not None
-    store.full = False
-    assert source() is not None
-    assert source.error is None
+    state = stamps.begin(DIRECTORY + "count", 1_700_000_000)
+    assert stamps.stamp(state, lambda: None, FullStore) is None
+    assert state.error is not None
+    FullStore.full = False
+    assert stamps.stamp(state, lambda: None, FullStore) is not None
+    assert state.error is None
 
 
 def test_one_write_per_reserve():
@@ -195,16 +190,15 @@ def test_one_write_per_reserve():
         saves = 0
 
         def save(self, value):
-            self.saves += 1
+            CountingStore.saves += 1
             super().save(value)
 
-    store = CountingStore(DIRECTORY + "count")
-    source = stamps.Stamps(store, 1_700_000_000, lambda: None)
+    state = stamps.begin(DIRECTORY + "count", 1_700_000_000)
     for _ in range(stamps.RESERVE):
-        source()
-    assert store.saves == 1
-    source()
-    assert store.saves == 2
+        stamps.stamp(state, lambda: None, CountingStore)
+    assert CountingStore.saves == 1
+    stamps.stamp(state, lambda: None, CountingStore)
+    assert CountingStore.saves == 2
 
 
 def _set(name, version, content="x = 1\n", damage=None):

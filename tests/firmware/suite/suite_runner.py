@@ -5,9 +5,6 @@ import sys
 
 def run(name):
     """Each function `test_…` of a module of this folder."""
-    import lopower
-
-    sys.modules["lopower_device"] = lopower
     module = __import__(name)
     for case in sorted(dir(module)):
         if case.startswith("test_"):

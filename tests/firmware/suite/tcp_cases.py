@@ -2,6 +2,7 @@
 
 import errno
 
+from lopower_device import counters as c
 from lopower_device import tcp
 from worlds import Net, checksum_is_right
 
@@ -73,6 +74,18 @@ def test_nothing_is_left():
     net.run(lambda: not net.one.connections and not net.other.connections, 200_000)
     assert len(net.one._rings) <= 2
     assert net.one.next_timer(net.now) == 60_000
+
+
+def test_ports_come_in_turn():
+    """The far end has the last connections in TIME-WAIT: none of their ports is used again before all others were."""
+    net = Net()
+    ports = set()
+    for _ in range(40):
+        client = net.one.connect((net.addresses[1], 80), net.now)
+        ports.add(client.local[1])
+        client.abort(net.now)
+    assert len(ports) == 40 and min(ports) >= 49152
+    assert max(ports) - min(ports) in (39, 16383)
 
 
 def test_half_close():
@@ -193,7 +206,7 @@ def test_backlog():
     for _ in range(200):
         net.step()
     assert len(listener.ready) == 2
-    assert net.other.counters["backlog_full"] >= 1
+    assert net.other.counters[c.BACKLOG_FULL] >= 1
     listener.ready.pop(0)
     net.run(lambda: len(listener.ready) == 2, 20_000)
     assert all(client.is_open for client in clients)
@@ -231,7 +244,7 @@ def test_udp():
         for _ in range(20):
             net.step()
         assert len(other.queue) == 6
-        assert net.other.counters["udp_queue_dropped"] == 4
+        assert net.other.counters[c.UDP_QUEUE_DROPPED] == 4
         other.remote = (net.addresses[0], 4001)
         other.queue.clear()
         one.send(b"x", (net.addresses[1], 5000), net.now)
@@ -256,8 +269,8 @@ def test_fragments_are_counted():
     packet[6] = 0
     packet[7] = 1
     net.deliver(1, packet)
-    assert net.other.counters["fragments"] == 2
+    assert net.other.counters[c.FRAGMENTS] == 2
     packet[7] = 0
     packet[19] = 99
     net.deliver(1, packet)
-    assert net.other.counters["not_for_us"] == 1
+    assert net.other.counters[c.NOT_FOR_US] == 1

@@ -240,7 +240,9 @@ class Proxy:
         import os
 
         from lopower.addresses import Networks
-        from lopower.noise import Static
+        from lopower.counters import COUNT
+        from lopower.crypto import words
+        from lopower.keypair import Static
         from lopower.peer import Peer
         from lopower.stack import Stack
 
@@ -257,6 +259,7 @@ class Proxy:
             entropy=os.urandom,
             jitter=lambda limit: 0,
             timestamp=lambda: bytes(8) + (board.now & 0xFFFFFFF).to_bytes(4, "big"),
+            counters=words(COUNT),
         )
         while self.peer.step(0):
             pass

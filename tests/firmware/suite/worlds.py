@@ -3,7 +3,10 @@
 from lopower_device import kernels as k
 from lopower_device import ticks
 from lopower_device.addresses import Networks
-from lopower_device.noise import Static, public_key
+from lopower_device.counters import COUNT
+from lopower_device.crypto import words
+from lopower_device.keypair import Static
+from lopower_device.noise import public_key
 from lopower_device.peer import Peer
 from lopower_device.stack import Stack
 
@@ -29,6 +32,7 @@ class Wire:
 
     def __init__(self):
         self.tx = self.rx = bytearray(1600)
+        self.counters = words(COUNT)
         self.sent = []
 
     def send(self, length, now):
@@ -141,6 +145,7 @@ class Tunnel:
                     entropy=self.random.bytes,
                     jitter=self.random,
                     timestamp=self._timestamp,
+                    counters=words(COUNT),
                 )
             )
         self.one, self.other = self.peers

@@ -1,11 +1,13 @@
 """Which ports may have a board, and which of them is meant."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from serial.tools import list_ports
 
 from lopower.cli.errors import CommandError
+from lopower.cli.main import main
 from lopower_provisioning import ports
 from lopower_provisioning.commands import choosing
 from lopower_provisioning.errors import ProvisioningError
@@ -54,6 +56,14 @@ def test_the_only_one_or_a_question(attached: list[SimpleNamespace], monkeypatch
     monkeypatch.setattr("builtins.input", lambda question: "3")
     with pytest.raises(CommandError, match="none of them"):
         choosing.choose_port()
+
+
+def test_no_board_is_told_first(
+    attached: list[SimpleNamespace], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Whoever has forgotten the cable is not asked for a Wi-Fi."""
+    assert main(["flash", "--state-dir", str(tmp_path)]) == 2
+    assert "no board is attached" in capsys.readouterr().err
 
 
 def test_by_mac(attached: list[SimpleNamespace]) -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lopower_hil.virtual_board import wires
-from lopower_hil.virtual_board.firmware import MARK, Output
+from lopower_hil.virtual_board import launcher, wires
+from lopower_hil.virtual_board.firmware import INTERRUPT, MARK, Output
 from lopower_hil.virtual_board.radio import MAX_ACCESS_POINTS, AccessPoint, describe
 from lopower_hil.virtual_board.reset_lines import RISE, AutoReset, UsbSerialJtag
 from tests.support.requirements import require_module
@@ -83,6 +83,15 @@ def test_both_sides_have_the_same_layout() -> None:
     launcher = (SHIMS.parent / "launcher.py").read_text()
     assert "WIRES_SIZE = 1 << 16" in launcher
     assert wires.SIZE == 1 << 16
+
+
+def test_ctrl_c_is_a_pulse_as_the_launcher_has_it() -> None:
+    function, _ = launcher.PULSE.unpack(INTERRUPT)
+    assert function == launcher.INTERRUPT
+    timers = (SHIMS / "board_machine.py").read_text()
+    assert f'struct.pack_into("{launcher.PULSE.format}", self._pulse' in timers
+    assert f"bytearray({launcher.PULSE.size})" in timers
+    assert f"_NEVER = 0x{launcher.NEVER:X}" in timers
 
 
 def message(kind: bytes, content: bytes) -> bytes:

@@ -47,6 +47,7 @@ mac = uctypes.bytes_at(_address + 76, 6)
 rtc_memory = uctypes.bytearray_at(_address + RTC_MEMORY_OFFSET, RTC_MEMORY_SIZE)
 stdout = sys.stdout.buffer
 _flash = open(int(os.getenv("BOARD_FLASH")), "r+b")
+pulses = open(int(os.getenv("BOARD_PULSES")), "wb")
 _host_time_ns = _time.time_ns
 
 BLOCK_SIZE = 4096

@@ -1,11 +1,11 @@
 """`machine` of the ESP32 port, as far as a board without pins has one."""
 
+import struct
 import sys
 import time as _time
 
 import _board
 import machine as _machine
-import micropython
 
 PWRON_RESET = 1
 HARD_RESET = 2
@@ -162,77 +162,60 @@ class Timer:
     def value(self):
         if self._period is None:
             return 0
-        return self._period - max(0, _time.ticks_diff(self._due, _time.ticks_ms()))
+        return self._period - max(0, self._left(_time.ticks_ms()))
 
-    def _tick(self, now):
-        if self._period is None or _time.ticks_diff(self._due, now) > 0:
-            return
-        try:
-            micropython.schedule(self._run, 0)
-        except RuntimeError:  # the queue is full: the next tick does it
-            return
-        self._due = _time.ticks_add(now, self._period)
+    def _left(self, now):
+        return _time.ticks_diff(self._due, now)
+
+    def _run(self, now):
+        """What is due. Turns that were missed are not made up for."""
         if not self._repeats:
             _clock.remove(self)
-
-    def _run(self, _):
-        if self._callback is not None and self._period is not None:
-            self._callback(self)
+        self._due = _time.ticks_add(self._due, self._period)
+        if self._left(now) <= 0:
+            self._due = _time.ticks_add(now, self._period)
+        if self._callback is not None:
+            try:
+                self._callback(self)
+            except Exception as error:  # as MicroPython does it with whatever is scheduled
+                sys.print_exception(error)
 
 
 class _Clock:
-    """All timers. What is due is found in `turn`, which the main thread runs."""
+    """All timers. The launcher's thread has `turn` scheduled when the first one is due."""
 
     def __init__(self):
         self._timers = ()
-        self._runs = False
+        self._turn = self.turn  # kept: the launcher knows it by its address
+        self._pulse = bytearray(12)
 
     def add(self, timer):
         self._timers = tuple(t for t in self._timers if t is not timer) + (timer,)
-        if not self._runs:
-            import _thread
-
-            self._runs = True
-            _thread.start_new_thread(_keep_pulse, ())
-        self.turn()
+        self._tell()
 
     def remove(self, timer):
         self._timers = tuple(t for t in self._timers if t is not timer)
 
-    def turn(self, _=None):
-        wait = _PATIENCE
-        for timer in self._timers:
-            timer._tick(_time.ticks_ms())
-            wait = min(wait, max(1, _time.ticks_diff(timer._due, _time.ticks_ms())))
-        _pulse_state[1] = wait
-        _pulse_state[0] = False
-
-
-# The thread beside the program. Threads of the unix port have no lock around the interpreter, and a signal can keep the
-# garbage collector from looking at a thread's stack: so this one creates no object, and holds none that is not held
-# elsewhere; its frames are small enough to lie on its stack.
-_PATIENCE = 50
-_clock = _Clock()
-_turn = _clock.turn
-_pulse_state = [False, 1]  # whether a turn is scheduled; milliseconds until the next
-_sleep_ms = _time.sleep_ms
-_schedule = micropython.schedule
-
-
-def _pulse():
-    while True:
-        _sleep_ms(_pulse_state[1])
-        if not _pulse_state[0]:
-            _pulse_state[0] = True
-            _schedule(_turn, 0)
-
-
-def _keep_pulse():
-    while True:
+    def turn(self, _):
         try:
-            _pulse()
-        except RuntimeError:  # the queue is full: the next pulse does it
-            _pulse_state[0] = False
+            for timer in self._timers:
+                now = _time.ticks_ms()
+                if timer._period is not None and timer._left(now) <= 0:
+                    timer._run(now)
+        finally:
+            self._tell()
+
+    def _tell(self):
+        """When the next turn is wanted."""
+        wait = _NEVER
+        for timer in self._timers:
+            wait = min(wait, max(0, timer._left(_time.ticks_ms())))
+        struct.pack_into("<QI", self._pulse, 0, id(self._turn), wait)
+        _board.pulses.write(self._pulse)
+
+
+_NEVER = 0xFFFFFFFF
+_clock = _Clock()
 
 
 class Pin:

@@ -159,6 +159,11 @@ class _Station:
             return ("0.0.0.0", "0.0.0.0", "0.0.0.0", "0.0.0.0")
         return tuple(self.point()["address"])
 
+    def resolve(self, host):
+        """What the host is to resolve for `host`: the network's own names have their address."""
+        point = self.point()
+        return host if point is None else point["names"].get(host, host)
+
 
 station = _Station()
 

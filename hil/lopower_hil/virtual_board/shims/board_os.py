@@ -1,8 +1,9 @@
-"""`os` of a board: `uname`, which the unix port lacks."""
+"""`os` of a board: `uname` and `dupterm`, which the unix port lacks."""
 
 import os
 
 import board_sys
+import board_terminal
 from board_sys import Overlay
 
 _RELEASE = ".".join(str(number) for number in board_sys.module.implementation[1][:3])
@@ -23,4 +24,4 @@ def _uname():
     return uname_result(("esp32", "esp32", _RELEASE, "v" + _RELEASE, text))
 
 
-module = Overlay(os, uname=_uname)
+module = Overlay(os, uname=_uname, dupterm=board_terminal.dupterm, dupterm_notify=board_terminal.notify)

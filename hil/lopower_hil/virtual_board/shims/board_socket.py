@@ -47,7 +47,7 @@ def _raw(address):
     """The unix port's form of an address."""
     if isinstance(address, tuple):
         try:
-            return _socket.getaddrinfo(address[0] or "0.0.0.0", address[1])[0][-1]
+            return _socket.getaddrinfo(station.resolve(address[0] or "0.0.0.0"), address[1])[0][-1]
         except OSError:
             raise OSError(_EAI_FAIL)
     return address
@@ -64,7 +64,7 @@ def getaddrinfo(host, port, af=0, type=0, proto=0, flags=0):
         raise OSError(_EAI_FAIL)
     _air(64)
     try:
-        found = _socket.getaddrinfo(host, port, af or AF_INET, type or SOCK_STREAM)
+        found = _socket.getaddrinfo(station.resolve(host), port, af or AF_INET, type or SOCK_STREAM)
     except OSError:
         raise OSError(_EAI_FAIL)
     return [(f, t, p, "", _tuple(raw)) for f, t, p, _name, raw in found[:1]]

@@ -12,7 +12,10 @@ from .tunnel import clock, wall_clock
 
 MAX_FILE = 2048
 MAX_TEXT = 400
+HEAD = 100
+"""Characters of a text that is too long that are kept of its beginning; the rest is its end, where the exception is."""
 FILES = ("lopower.log.old", "lopower.log")
+SECRETS = ("private_key", "preshared_key", "password")
 
 
 def _root():
@@ -27,7 +30,29 @@ def note(what):
         if hasattr(sys, "print_exception"):
             sys.print_exception(what, text)
         what = (text.getvalue() or repr(what)).strip()
-    line = json.dumps([wall_clock() or 0, clock(), str(what)[-MAX_TEXT:]]) + "\n"
+    _write(_without_secrets(str(what)))
+
+
+def _without_secrets(text):
+    """An exception may quote what a program was given: keys and passwords of the settings stay out of the log."""
+    directory = __file__.rpartition("/")[0].rpartition("/")[0]
+    for path in ("/lopower.json", directory + "/lopower.json"):
+        try:
+            with open(path) as file:
+                content = json.load(file)
+            for entry in [content] + content.get("proxies", []) + content.get("wifi", []):
+                for name in SECRETS:
+                    if entry.get(name):
+                        text = text.replace(entry[name], "***")
+        except (OSError, ValueError, TypeError, AttributeError):
+            pass  # no settings, or none of ours
+    return text
+
+
+def _write(text):
+    if len(text) > MAX_TEXT:
+        text = text[:HEAD] + "\n...\n" + text[HEAD - MAX_TEXT :]
+    line = json.dumps([wall_clock() or 0, clock(), text]) + "\n"
     old, new = [_root() + name for name in FILES]
     try:
         try:
@@ -55,7 +80,7 @@ def started():
         if getattr(machine, name, None) == cause:
             cause = name[:-6].lower()
             break
-    note("started: %s" % cause)
+    _write("started: %s" % cause)
 
 
 def files():
