@@ -76,7 +76,9 @@ func relay(ctx context.Context, daemon *net.UnixConn, remote remoteStream, conn 
 
 	var ourEnd atomic.Bool // we have shut our writing side towards the daemon
 	var up sync.WaitGroup
-	up.Go(func() {
+	up.Add(1)
+	flowWorkers.run(func() {
+		defer up.Done()
 		if len(first) > 0 {
 			if _, err := remote.Write(first); err != nil {
 				resetBoth()
