@@ -11,7 +11,8 @@ LAB    := .venv-lab
 TEST_PACKAGES := wireguard-tools wireguard-go iperf3 dnsperf dnsutils tcpdump iproute2 nftables \
   zbar-tools faketime curl mosquitto iputils-ping openssl zsh fish systemd openssh-server ser2net
 
-.PHONY: setup sidecar lab demo test lint types contracts check bench bench-check bench-quick bench-firmware clean
+.PHONY: setup sidecar lab demo test lint types contracts check bench bench-check bench-publish bench-quick \
+  bench-firmware flame-graph clean
 .DEFAULT_GOAL := help
 
 help:                     ## this list
@@ -27,11 +28,17 @@ $(STAMP): pyproject.toml
 demo: setup $(if $(shell command -v go),$(TAILNET))  ## a daemon, a tailnet and virtual devices on loopback; KEEP=1 leaves it up
 	@$(BIN)/python -m lopower_hil.demo $(if $(KEEP),--keep)
 
-bench: $(STAMP)           ## every figure with its goal, in 12 minutes; bench/results.json and a chart
-	$(BIN)/python -m tests.bench.suite
+bench: $(STAMP)           ## every figure with its goal, in 12 minutes; ONLY="bulk dns" measures these anew
+	$(BIN)/python -m tests.bench.suite $(if $(ONLY),--only $(ONLY))
 
 bench-check: $(STAMP)     ## the results of `make bench` against the goals; fails if one is missed
 	$(BIN)/python -m tests.bench.check
+
+bench-publish: $(STAMP)   ## the results of `make bench` into README.md and docs/performance.md
+	$(BIN)/python -m tests.bench.publish
+
+flame-graph: $(STAMP)     ## where the microseconds go: tables, and docs/flame-graph.svg
+	$(BIN)/python -m tests.bench.flame
 
 bench-quick: $(STAMP)     ## CPU per GB and Mbit/s up and down, connects/s, against wireguard-go in the same run
 	$(BIN)/python -m tests.bench.bench_quick

@@ -33,10 +33,6 @@ def measure_bulk(
                              theirs.target, seconds)  # fmt: skip
             cost, rate = _one(figures, "lopower", direction, lopower.pid, space, lopower.target, seconds)
             figures.add(f"{direction}_cpu_ratio", cost / yardstick[0])
-            if neighbour is not None:
-                other = _one(figures, "mitmproxy", direction, neighbour.pid,
-                             neighbour.world.device, neighbour.target, seconds)  # fmt: skip
-                figures.add(f"{direction}_mitmproxy_ratio", rate / other[1])
             down = direction == "down"
             six, _ = cpu_of(
                 lopower.pid,
@@ -50,6 +46,10 @@ def measure_bulk(
             )
             figures.add(f"ipv6_{direction}_cpu_ratio", six / cost)
             figures.add(f"paced_{direction}_cpu_ratio", paced / cost)
+            if neighbour is not None:
+                other = _one(figures, "mitmproxy", direction, neighbour.pid,
+                             neighbour.world.device, neighbour.target, seconds)  # fmt: skip
+                figures.add(f"{direction}_mitmproxy_ratio", rate / other[1])
 
 
 def measure_flows(figures: Figures, theirs: Side, lopower: Lopower, rounds: int, seconds: float) -> None:
@@ -64,6 +64,7 @@ def measure_flows(figures: Figures, theirs: Side, lopower: Lopower, rounds: int,
                 ),
             )
             figures.add(f"flows_{direction}_cpu_ratio", cost / _yardstick(theirs, direction, seconds))
+            figures.add(f"flows_{direction}_rate", moved.rate)
             figures.add(f"flows_{direction}_fairness", fairness(moved.shares))
 
 
@@ -77,6 +78,7 @@ def measure_devices(figures: Figures, theirs: Side, lopower: Lopower, rounds: in
             shares = tuple(one.moved for one in moved)
             cost = (cpu_seconds(lopower.pid) - before) / sum(shares) * 1e9
             figures.add(f"devices_{direction}_cpu_ratio", cost / _yardstick(theirs, direction, seconds))
+            figures.add(f"devices_{direction}_rate", sum(one.rate for one in moved))
             figures.add(f"devices_{direction}_fairness", fairness(shares))
 
 

@@ -16,7 +16,7 @@ def main() -> None:
         sys.exit(f"{RESULTS} is not there: run `make bench` first")
     found = misses(Figures.from_json(RESULTS))
     for line in found:
-        print(line, file=sys.stderr)
+        print(f"missed: {line}", file=sys.stderr)
     if found:
         sys.exit(1)
     print("every goal is reached")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,19 @@ from tests.bench.goals import GOALS, Goal
 
 
 class Figures:
-    """Samples by a goal's key. Their median is the figure."""
+    """Samples by a goal's key. Their median is the figure.
+
+    Attributes:
+        missing: why there is no figure, by a goal's key.
+        failed: why a family of rows broke off, by its name.
+        about: what is said about the run of a family, by its name.
+    """
 
     def __init__(self) -> None:
         self.samples: dict[str, list[float]] = {}
         self.missing: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+        self.about: dict[str, dict[str, Any]] = {}
 
     def add(self, key: str, *values: float) -> None:
         """More samples. Raises KeyError for a figure that is not in the table."""
@@ -25,9 +34,23 @@ class Figures:
 
     def lacks(self, prefix: str, reason: str) -> None:
         """What begins with `prefix` cannot be measured here."""
+        self._lack((goal for goal in GOALS if goal.key.startswith(prefix)), reason)
+
+    def fail(self, family: str, reason: str) -> None:
+        """A family broke off; what it had measured stays."""
+        self.failed[family] = reason
+        self._lack((goal for goal in GOALS if goal.family == family), reason)
+
+    def forget(self, families: Iterable[str]) -> None:
+        """These are measured anew."""
+        forgotten = set(families)
         for goal in GOALS:
-            if goal.key.startswith(prefix) and goal.key not in self.samples:
-                self.missing[goal.key] = reason
+            if goal.family in forgotten:
+                self.samples.pop(goal.key, None)
+                self.missing.pop(goal.key, None)
+        for family in forgotten:
+            self.failed.pop(family, None)
+            self.about.pop(family, None)
 
     def value(self, key: str) -> float | None:
         """The median; None: not measured."""
@@ -37,15 +60,17 @@ class Figures:
     def best(self, goal: Goal) -> float:
         """The best sample of a figure that was measured."""
         samples = self.samples[goal.key]
-        return min(samples) if goal.at_most is not False else max(samples)
+        return min(samples) if goal.is_better_if_less else max(samples)
 
-    def to_json(self, **about: Any) -> str:
-        """All, with what is said `about` the run."""
+    def to_json(self) -> str:
+        """All."""
         figures = {
             goal.key: {
+                "family": goal.family,
                 "label": goal.label,
                 "unit": goal.unit,
                 "goal": goal.text,
+                "met": None if goal.at_most is None else goal.is_met_by(statistics.median(self.samples[goal.key])),
                 "median": round(statistics.median(self.samples[goal.key]), 4),
                 "best": round(self.best(goal), 4),
                 "samples": [round(sample, 4) for sample in self.samples[goal.key]],
@@ -53,18 +78,26 @@ class Figures:
             for goal in GOALS
             if goal.key in self.samples
         }
-        return json.dumps({**about, "figures": figures, "missing": self.missing}, indent=1) + "\n"
+        found = {"families": self.about, "figures": figures, "missing": self.missing, "failed": self.failed}
+        return json.dumps(found, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, path: Path) -> Figures:
-        """What `to_json` wrote."""
+        """What `to_json` wrote; figures that the table has no longer are left out."""
         found = json.loads(path.read_text())
         figures = cls()
         for key, figure in found["figures"].items():
             if key in _BY_KEY:
                 figures.add(key, *figure["samples"])
-        figures.missing = found["missing"]
+        figures.missing = {key: why for key, why in found["missing"].items() if key in _BY_KEY}
+        figures.failed = found["failed"]
+        figures.about = found["families"]
         return figures
+
+    def _lack(self, goals: Iterable[Goal], reason: str) -> None:
+        for goal in goals:
+            if goal.key not in self.samples:
+                self.missing[goal.key] = reason
 
 
 _BY_KEY = {goal.key: goal for goal in GOALS}
@@ -80,8 +113,9 @@ def table(figures: Figures) -> str:
                 lines.append(f"{goal.label:<50}{'-':>10}{'':>10}  {figures.missing[goal.key]}")
             continue
         mark = "" if goal.is_met_by(value) else "  MISSED"
-        numbers = f"{_number(value):>10}{_number(figures.best(goal)):>10}"
+        numbers = f"{number(value):>10}{number(figures.best(goal)):>10}"
         lines.append(f"{goal.label:<50}{numbers}  {goal.unit:<8}{goal.text}{mark}".rstrip())
+    lines += [f"FAILED {family}: {reason}" for family, reason in figures.failed.items()]
     return "\n".join(lines)
 
 
@@ -95,9 +129,10 @@ def misses(figures: Figures) -> list[str]:
         if value is None:
             found.append(f"{goal.label}: not measured ({figures.missing.get(goal.key, 'left out')})")
         elif not goal.is_met_by(value):
-            found.append(f"{goal.label}: {_number(value)} {goal.unit}, the goal is {goal.text}")
+            found.append(f"{goal.label}: {number(value)} {goal.unit}".rstrip() + f", the goal is {goal.text}")
     return found
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """For people."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"

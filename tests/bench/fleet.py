@@ -1,9 +1,10 @@
 """A fleet of WireGuard initiators that do nothing but get a session, thousands to a process, an address each.
 
 `make DIRECTORY COUNT PROCESSES` draws keys: `devices.csv` to enrol them, and `keysN` for each process.
-`run KEYS SERVER_PUBLIC_KEY NUMBER` opens a socket for each at an address of 127.0.0.0/8 of its own, says so, waits for
-a line, then has all initiate at once, as after a power cut: each again after five seconds and jitter while nobody
-answers, with the cookie that it was sent (whitepaper sections 5.4.7 and 6.4). Prints how many have sessions, and when.
+`run KEYS SERVER_PUBLIC_KEY NUMBER [ADDRESS]` opens a socket for each, at an address of 127.0.0.0/8 of its own or all at
+ADDRESS, as behind one NAT; says so, waits for a line, then has all initiate at once, as after a power cut: each again
+after five seconds and jitter while nobody answers, with the cookie that it was sent (whitepaper sections 5.4.7 and
+6.4). Prints how many have sessions, and when.
 """
 
 from __future__ import annotations
@@ -91,13 +92,13 @@ class Initiator:
             self.has_session = True
 
 
-def run(keys: Path, server: bytes, number: int) -> None:
+def run(keys: Path, server: bytes, number: int, shared_address: str | None = None) -> None:
     """See the module."""
     private_keys = keys.read_text().split()
     devices = {}
     poller = select.epoll()
     for index, text in enumerate(private_keys):
-        address = f"127.{number + 1}.{index // 250}.{index % 250 + 1}"
+        address = shared_address or f"127.{number + 1}.{index // 250}.{index % 250 + 1}"
         device = Initiator(base64.b64decode(text), server, address)
         devices[device.socket.fileno()] = device
         poller.register(device.socket, select.EPOLLIN)
@@ -148,4 +149,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "make":
         make(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
     else:
-        run(Path(sys.argv[2]), base64.b64decode(sys.argv[3]), int(sys.argv[4]))
+        run(Path(sys.argv[2]), base64.b64decode(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])

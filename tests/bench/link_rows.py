@@ -9,13 +9,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from tests.bench.bulk_rows import cpu_of
 from tests.bench.figures import Figures
 from tests.bench.goals import DIRECTIONS
-from tests.bench.iperf import command, read, transfer
+from tests.bench.iperf import command, transfer
 from tests.bench.places import Side
 from tests.bench.systems import IPERF_PORT
 from tests.support.wireguard_go import LINK
@@ -69,17 +71,16 @@ def measure_loss(figures: Figures, ours: Side, theirs: Side, rounds: int, second
     for number in range(rounds):
         with _relayed(ours, 1 + 2 * number, *LOSSY), _relayed(theirs, 1 + 2 * number, *LOSSY):
             for direction in DIRECTIONS:
-                down = direction == "down"
-                options = ("-P", _FLOWS, "-O", "1")
-                running = [
-                    side.space.popen(
-                        *command(side.target, down=down, seconds=seconds, port=IPERF_PORT, options=options),
-                        stdout=subprocess.PIPE,
-                    )
-                    for side in (ours, theirs)
-                ]
-                rates = [read(process.communicate(timeout=seconds + 60)[0]).rate for process in running]
+                both = partial(_lossy_rate, down=direction == "down", seconds=seconds)
+                with ThreadPoolExecutor() as pool:
+                    rates = list(pool.map(both, (ours, theirs)))
                 figures.add(f"loss_{direction}_rate_ratio", rates[0] / rates[1])
+                figures.add(f"loss_{direction}_rate", rates[0])
+
+
+def _lossy_rate(side: Side, *, down: bool, seconds: float) -> float:
+    options = ("-P", _FLOWS, "-O", "1")
+    return transfer(side.space, side.target, down=down, seconds=seconds, options=options).rate
 
 
 @contextmanager
@@ -114,6 +115,5 @@ def _relayed(side: Side, seed: int, *conditions: str) -> Iterator[None]:
         yield
     finally:
         side.device.wg("set", LINK, "peer", key, "endpoint", endpoint)
-        side.space.run("true")
         process.terminate()
         process.communicate(timeout=10)

@@ -1,22 +1,28 @@
 """`make bench`: every figure of goals.py, with its goal beside it, in under twelve minutes.
 
 lopower, wireguard-go's endpoint and mitmproxy take turns in one run, so that a machine that is faster today, or busy,
-is so for all of them. Writes bench/results.json and bench/chart.svg.
+is so for all of them. A family of rows that breaks off is reported, and the others go on, with systems started anew.
+Writes bench/results.json, where the other families' figures stay if only some are measured, and bench/chart.svg.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 from tests.bench import (
     bulk_rows,
@@ -27,6 +33,7 @@ from tests.bench import (
     memory_rows,
     micro,
     reboot_rows,
+    tailnet_rows,
     throttle_rows,
 )
 from tests.bench.chart import chart
@@ -35,37 +42,65 @@ from tests.bench.figures import Figures, table
 from tests.bench.idle_rows import idle_devices
 from tests.bench.mitmproxy import Mitmproxy, UnavailableError, start
 from tests.bench.places import Lopower, Side, warm_up
-from tests.bench.systems import IperfLoad, start_pair
+from tests.bench.systems import IperfLoad, start_pair, start_tailnet
 from tests.support.wireguard_go import WireguardGo
 
 FAMILIES: Final = (
     "cli", "memory", "bulk", "flows", "devices", "small", "udp", "loss", "connects", "delay", "dns", "throttled",
-    "reboot", "micro",
+    "reboot", "tailnet", "micro",
 )  # fmt: skip
 _IDLE_SECONDS: Final = 50.0  # two keepalives
-_MICRO_SECONDS: Final = 180.0
+_FAMILY_SECONDS: Final = 180  # none takes half as long, unless something hangs
 
 
 class Suite:
     """What is up, brought up when a family asks for it."""
 
-    def __init__(self, stack: ExitStack, directory: Path, rounds: int, seconds: float) -> None:
-        self.figures = Figures()
+    def __init__(self, figures: Figures, directory: Path, rounds: int, seconds: float) -> None:
+        self.figures = figures
         self.rounds = rounds
         self.seconds = seconds
-        self._stack = stack
         self._directory = directory
+        self._daemons = 0
+        self._begin()
+        self.queries = dns_rows.queries(directory)
+
+    def _begin(self) -> None:
+        """Nothing is up."""
+        self._stack = ExitStack()
         self._yardstick: Side | None = None
         self._main: tuple[Lopower, WireguardGo] | None = None
         self._neighbour: Mitmproxy | None = None
-        self.queries = dns_rows.queries(directory)
+
+    def close(self) -> None:
+        """End what is up; what cannot be ended is said."""
+        try:
+            self._stack.close()
+        except Exception:
+            traceback.print_exc()
+        self._begin()
 
     def run(self, family: str) -> None:
-        """Measure one family of rows."""
+        """Measure one family of rows; a failure is noted, and what is up, which may have caused it, ended."""
         measure: Callable[[], None] = getattr(self, f"_measure_{family}")
         began = time.monotonic()
-        measure()
-        print(f"{family}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        signal.alarm(_FAMILY_SECONDS)
+        try:
+            measure()
+        except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
+            signal.alarm(0)
+            traceback.print_exc()
+            reason = str(error).strip().partition("\n")[0]
+            self.figures.fail(family, f"{type(error).__name__}: {reason}" if reason else type(error).__name__)
+            self.close()
+        finally:
+            signal.alarm(0)
+        self.figures.about[family] = {**_this_run(), "rounds": self.rounds, "took": round(time.monotonic() - began)}
+
+    def _start(self, name: str, *flags: str) -> Lopower:
+        """A daemon with a state of its own."""
+        self._daemons += 1
+        return Lopower(self._stack, self._directory / f"{name}{self._daemons}", *flags)
 
     @property
     def lopower(self) -> Lopower:
@@ -73,8 +108,7 @@ class Suite:
         if self._main is None:
             resolv_conf = self._directory / "resolv.conf"
             resolv_conf.touch()
-            lopower = Lopower(self._stack, self._directory / "main", "--resolv-conf", str(resolv_conf))
-            memory_rows.measure_started(self.figures, lopower, "rss_started")
+            lopower = self._start("main", "--resolv-conf", str(resolv_conf))
             command = (sys.executable, "-m", "tests.bench.resolver", str(resolv_conf))
             resolver = lopower.world.start(lopower.world.host, *command, stdout=subprocess.PIPE)
             assert resolver.stdout is not None
@@ -102,8 +136,14 @@ class Suite:
         cli_rows.measure_commands(self.figures, self.lopower, 7)
 
     def _measure_memory(self) -> None:
-        """Before anything else has moved data; while it runs, nothing does."""
-        memory_rows.measure_flows(self.figures, self.lopower)
+        """A daemon of its own: what a process had once, it keeps in part."""
+        lopower = self._start("memory")
+        memory_rows.measure_started(self.figures, lopower, "rss_started")
+        lopower.serve()
+        lopower.add_device()
+        warm_up(lopower.target, [lopower.world.device])
+        memory_rows.measure_flows(self.figures, lopower)
+        lopower.daemon.stop()
 
     def _measure_bulk(self) -> None:
         if self._neighbour is None:
@@ -111,8 +151,8 @@ class Suite:
                 self._neighbour = start(self._stack, self._directory / "mitmproxy")
                 warm_up(self._neighbour.target, [self._neighbour.world.device])
             except UnavailableError as error:
-                for direction in ("up", "down"):
-                    self.figures.lacks(f"{direction}_mitmproxy", str(error))
+                for what in ("mitmproxy", "up_mitmproxy", "down_mitmproxy"):
+                    self.figures.lacks(what, str(error))
         bulk_rows.measure_bulk(self.figures, self._theirs(), self.lopower, self._neighbour, self.rounds, self.seconds)
 
     def _measure_flows(self) -> None:
@@ -130,7 +170,7 @@ class Suite:
 
     def _measure_loss(self) -> None:
         """What idle devices cost is measured meanwhile: this load is light, and on other daemons."""
-        idle = Lopower(self._stack, self._directory / "idle")
+        idle = self._start("idle")
         with idle_devices(self.figures, idle, self._directory / "configurations", _IDLE_SECONDS):
             link_rows.measure_loss(self.figures, self._ours(), self._theirs(), self.rounds, 3 * self.seconds)
         idle.daemon.stop()
@@ -150,7 +190,7 @@ class Suite:
         throttle_rows.measure_throttled(self.figures, self.lopower, self.queries, self.seconds)
 
     def _measure_reboot(self) -> None:
-        many = Lopower(self._stack, self._directory / "many", "--ipv4", "10.96.0.0/16")
+        many = self._start("many", "--ipv4", "10.96.0.0/16", "--trusted-sources", reboot_rows.NAT_ADDRESS)
         keys = reboot_rows.enrol(many, self._directory / "fleet")
         many.daemon.stop()
         many.daemon.start()
@@ -160,16 +200,53 @@ class Suite:
         warm_up(many.target, [many.world.device])
         reboot_rows.measure_enrolled(self.figures, many, self.lopower, self.rounds, self.seconds)
         reboot_rows.measure_reboot(self.figures, many, keys)
+        reboot_rows.measure_reboot_behind_nat(self.figures, many, keys)
         many.daemon.stop()
+
+    def _measure_tailnet(self) -> None:
+        directory = self._directory / "tailnet"
+        directory.mkdir()
+        theirs = self._theirs()
+        with ExitStack() as stack:
+            tailnet = start_tailnet(stack, directory, None)
+            tailnet_rows.measure_tailnet(self.figures, theirs, tailnet, self.rounds, self.seconds)
 
     def _measure_micro(self) -> None:
         written = self._directory / "micro.json"
-        options = ("--fast", "-p", "3", "-o", str(written), "--quiet", "--inherit-environ", "PYTHONPATH")
+        brief = ("--processes", "2", "--values", "3", "--warmups", "1", "--min-time", "0.05")
+        options = (*brief, "-o", str(written), "--quiet", "--inherit-environ", "PYTHONPATH")
         command = [sys.executable, "-m", "tests.bench.micro", *options]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (os.getcwd(), *sys.path)))}
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=_MICRO_SECONDS, env=environment)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         for name, values in micro.read(written).items():
             self.figures.add(f"micro_{name}", *values)
+
+
+def _this_run() -> dict[str, str]:
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "day": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": described,
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "cores": str(os.cpu_count()),
+    }
+
+
+def _write(figures: Figures, results: Path) -> None:
+    results.parent.mkdir(exist_ok=True)
+    results.write_text(figures.to_json())
+    results.with_name("chart.svg").write_text(chart(figures))
+
+
+def _terminated(number: int, frame: object) -> None:
+    sys.exit("terminated")
+
+
+def _too_long(number: int, frame: object) -> None:
+    raise TimeoutError(f"took more than {_FAMILY_SECONDS} s")
 
 
 def main() -> None:
@@ -177,24 +254,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each transfer")
-    parser.add_argument("--only", choices=FAMILIES, nargs="+", default=FAMILIES, help="these rows; writes no results")
+    parser.add_argument("--only", choices=FAMILIES, nargs="+", default=FAMILIES, metavar="FAMILY",
+                        help=f"measure these: {', '.join(FAMILIES)}")  # fmt: skip
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures go (%(default)s)")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("bench needs root: it uses network namespaces and TUN devices")
     began = time.monotonic()
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lopower-bench-")))
-        suite = Suite(stack, directory, arguments.rounds, arguments.seconds)
-        for family in arguments.only:
-            suite.run(family)
-        figures = suite.figures
+    results: Path = arguments.results
+    chosen = [family for family in FAMILIES if family in arguments.only]
+    figures = Figures()
+    if len(chosen) < len(FAMILIES) and results.exists():
+        figures = Figures.from_json(results)
+        figures.forget(chosen)
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGTERM, _terminated)
+    with tempfile.TemporaryDirectory(prefix="lopower-bench-") as directory:
+        suite = Suite(figures, Path(directory), arguments.rounds, arguments.seconds)
+        try:
+            for number, family in enumerate(chosen, 1):
+                print(f"[{number}/{len(chosen)}] {family}", end="", file=sys.stderr, flush=True)
+                suite.run(family)
+                said = figures.failed.get(family, "done")
+                print(f": {said}, {figures.about[family]['took']} s", file=sys.stderr, flush=True)
+                _write(figures, results)  # what is measured is kept, whatever happens to the rest
+        finally:
+            suite.close()
     print(table(figures))
     print(f"\n{arguments.rounds} rounds; {time.monotonic() - began:.0f} s in all")
-    if tuple(arguments.only) == FAMILIES:
-        RESULTS.parent.mkdir(exist_ok=True)
-        about = {"python": platform.python_version(), "kernel": platform.release(), "cores": os.cpu_count()}
-        RESULTS.write_text(figures.to_json(**about))
-        RESULTS.with_name("chart.svg").write_text(chart(figures))
+    failed = [family for family in chosen if family in figures.failed]
+    if failed:
+        sys.exit(f"not measured in full: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

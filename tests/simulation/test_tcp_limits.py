@@ -15,7 +15,7 @@ from lopower.netstack.tcp.reassembly import MAX_BLOCKS, MAX_PIECES
 from lopower.netstack.tcp.segments import SegmentBuilder
 from lopower.netstack.tcp.states import TcpState
 from lopower.wire.tcp import ACK, RST, SYN, TcpOptions
-from tests.support.tcp_pair import CLIENT4, PEER, SERVER4, Host, Network, Sink, Source, parse_ip
+from tests.support.tcp_pair import CLIENT4, PEER, SERVER4, Host, Link, Network, Sink, Source, parse_ip
 from tests.support.tcp_raw import MODERN, PLAIN, RawClient
 
 
@@ -215,3 +215,51 @@ def test_accept_timeout_ends_a_flow_that_nobody_decides_about() -> None:
     raw.sleep(0.2)
     assert connection.error is FlowTimedOut
     host.assert_clean()
+
+
+def test_slow_devices_hold_little_and_take_nothing_from_a_fast_one() -> None:
+    """Small windows, or none at all: what waits for them is bounded for each, whatever their owners would send."""
+    budget = TcpConfig().memory_budget
+    network = Network(server=Host("server"))
+    slow = []
+    for _ in range(40):
+        client, server = network.establish()
+        Source(network.server, server, bytes(8 << 20))  # and nobody reads what arrives at `client`
+        slow.append((client, server))
+    network.run(5)
+    for client, server in slow:
+        assert client.received_bytes <= TcpConfig().receive_buffer
+        assert server.unacknowledged_bytes <= TcpConfig().send_buffer
+    layer = network.server.layer
+    assert layer.budget.used <= len(slow) * (TcpConfig().read_ahead + 45 * 1500)
+    assert layer.budget.used < budget // 8
+    client, server = network.establish()
+    data = bytes(4 << 20)
+    Source(network.server, server, data)
+    sink = Sink(network.client, client)
+    assert network.run(60, lambda: sink.finished)
+    assert len(sink.data) == len(data)
+
+
+def test_senders_together_stay_within_their_part_of_the_budget() -> None:
+    """Fast devices far away: each alone would have more on its way than all together may."""
+    config = TcpConfig(memory_budget=16 << 20)
+    network = Network(server=Host("server", config=config), up=Link(delay=0.2), down=Link(delay=0.2))
+    data = bytes(3 << 20)
+    sinks, most = [], 0
+
+    def watch(now: float) -> None:
+        nonlocal most
+        most = max(most, network.server.layer.budget.used)
+
+    network.server.applications.append(watch)
+    for _ in range(6):
+        client, server = network.establish()
+        Source(network.server, server, data)
+        sinks.append(Sink(network.client, client))
+    assert network.run(600, lambda: all(sink.finished for sink in sinks))
+    assert all(len(sink.data) == len(data) for sink in sinks)
+    part = config.memory_budget // 8
+    assert part // 2 < most < part * 3 // 2  # chunks count as a whole, and each may take one that is not full
+    network.run(1)
+    assert network.server.layer.budget.used == 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from lopower.wire.datagrams import Endpoint
 from lopower.wire.wireguard import CookieReply
+from lopower.wireguard import admission
 from lopower.wireguard.config import InterfaceConfig
 from lopower.wireguard.cookie import CookieGenerator
 from lopower.wireguard.events import EndpointChanged, HandshakeFailed, SessionEstablished, TimestampsAccepted
@@ -447,6 +449,47 @@ def test_after_a_valid_mac2_each_source_has_its_rate() -> None:
     assert pair.server.interface.counters["rate_limited"] - before == 3
     pair.server.receive(pair.to_server.cookies.add_macs(message, pair.now), Endpoint("192.0.2.3", 1))
     assert pair.server.interface.counters["wrong_mac2"] == 1
+
+
+def test_trusted_sources_have_no_rate_from_the_moment_that_they_are_named() -> None:
+    pair = loaded_pair()
+    pair.device.interface.connect(pair.to_server, pair.now)
+    pair.network.deliver()
+    message = bytes(of_type(1)) + bytes(112)
+    proven = pair.to_server.cookies.add_macs(message, pair.now)
+    interface = pair.server.interface
+
+    def limited() -> int:
+        before = interface.counters["rate_limited"]
+        for _ in range(8):
+            pair.server.receive(proven, pair.device.endpoint)
+        return interface.counters["rate_limited"] - before
+
+    interface.set_rate_limit_exempt([ip_network(f"{pair.device.endpoint.host}/24", strict=False)])
+    assert limited() == 0
+    interface.set_rate_limit_exempt([ip_network("203.0.113.0/24"), ip_network("::/0")])
+    assert limited() == 3
+    before = interface.counters["cookie_replies_sent"]
+    interface.set_rate_limit_exempt([ip_network("0.0.0.0/0")])
+    pair.server.receive(proven, Endpoint("192.0.2.3", 1))
+    assert interface.counters["cookie_replies_sent"] == before + 1, "an address must be proven all the same"
+
+
+def test_proven_addresses_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert admission.MAX_ADDRESSES == 4096
+    monkeypatch.setattr(admission, "MAX_ADDRESSES", 4)
+    pair = loaded_pair()
+    message = bytes(of_type(1)) + bytes(112)
+    known = pair.server.interface._admission._addresses
+    for i in range(10):
+        for host in (f"198.51.100.{i}", f"2001:db8:{i:x}::1", "fe80::1%2"):
+            bot, source = CookieGenerator(pair.server.interface.public_key), Endpoint(host, 1)
+            pair.server.receive(bot.add_macs(message, pair.now), source)
+            assert bot.consume_reply(CookieReply.parse(pair.network.wire.pop().data), pair.now)
+            pair.server.receive(bot.add_macs(message, pair.now), source)
+            assert known[host] == ip_address(host.partition("%")[0]).packed
+            assert len(known) <= 4
+    assert pair.server.interface.counters["rate_limited"] == 5, "the link-local address: the same /64 ten times"
 
 
 def test_the_queue_of_handshakes_is_bounded() -> None:

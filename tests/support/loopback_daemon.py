@@ -21,13 +21,13 @@ START_SECONDS = 90.0
 class LoopbackDaemon:
     """One daemon with its state in a directory; `environment` is that of a user with an empty home."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **variables: str) -> None:
         self.directory = directory
         self.state_dir = directory / "state"
         self.log = directory / "daemon.log"
         self.port = free_udp_port()
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LOPOWER_", "XDG_"))}
-        self.environment = {**kept, "HOME": str(directory), "LOPOWER_STATE_DIR": str(self.state_dir)}
+        self.environment = {**kept, "HOME": str(directory), "LOPOWER_STATE_DIR": str(self.state_dir), **variables}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -51,6 +51,11 @@ class LoopbackDaemon:
             self._process.wait(30)
             self._process = None
 
+    def send_signal(self, number: int) -> None:
+        """To the process."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def lopower(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command, without a terminal."""
         return subprocess.run(
@@ -67,9 +72,9 @@ class LoopbackDaemon:
 
 
 @contextmanager
-def loopback_daemon(directory: Path) -> Iterator[LoopbackDaemon]:
-    """One that runs."""
-    daemon = LoopbackDaemon(directory)
+def loopback_daemon(directory: Path, **variables: str) -> Iterator[LoopbackDaemon]:
+    """One that runs, with these variables in its environment."""
+    daemon = LoopbackDaemon(directory, **variables)
     daemon.start()
     try:
         yield daemon

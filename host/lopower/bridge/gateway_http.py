@@ -7,16 +7,15 @@ so that a web page on a phone cannot read it under a name of its own (DNS rebind
 from __future__ import annotations
 
 import asyncio
-import html
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Final
 
 from lopower.bridge.streams import ConnectionTransport
+from lopower.http1.messages import HttpError, Request, Response
+from lopower.http1.server import Server
 
 if TYPE_CHECKING:
     from lopower.bridge.device_state import DeviceState
@@ -32,8 +31,7 @@ _HEADERS: Final = {
     "Vary": "Accept",
 }
 # The page takes no body, and no header that matters is long: a device cannot make the host hold more.
-_MAX_LINE: Final = 4096
-_CLOSE_SECONDS: Final = 0.1  # aiohttp takes 0 for no limit
+_MAX_HEAD: Final = 8192
 _STYLE: Final = """
 :root{color-scheme:light dark}
 body{font:1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:0 auto;padding:1.5rem 1rem}
@@ -109,6 +107,8 @@ def render(facts: PageFacts, media: str) -> str:
         for label, values in rows:
             lines += ["", f"{label}:"] + [f"  {value}" for value in values]
         return "\n".join(lines) + "\n"
+    import html  # brings the table of all entities along, which only a browser has need of
+
     name = html.escape(facts.device)
     body = []
     for label, values in rows:
@@ -151,13 +151,11 @@ class PageService:
         self._facts = facts
         self._is_own_host = is_own_host
         self._clock = clock
-        self._server = web.Server(
+        self._server = Server(
             self._handle,
-            loop=loop,
-            access_log=None,
-            max_line_size=_MAX_LINE,
-            max_field_size=_MAX_LINE,
-            keepalive_timeout=table.config.connection_timeout / 2,  # a FIN, before the flow's own limit means a RST
+            loop,
+            max_head=_MAX_HEAD,
+            idle_seconds=table.config.connection_timeout / 2,  # a FIN, before the flow's own limit means a RST
         )
 
     def accept(self, state: DeviceState, connection: Connection, now: float) -> None:
@@ -166,26 +164,23 @@ class PageService:
 
     async def close(self) -> None:
         """End all requests."""
-        await self._server.shutdown(_CLOSE_SECONDS)
+        await self._server.close(0.0)
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        transport = request.transport
-        if transport is None:
-            raise web.HTTPServiceUnavailable(headers=_HEADERS)
-        if not self._is_own_host(_host_of(request.headers)):
-            raise web.HTTPMisdirectedRequest(text="this is lopower's gateway, and not the host asked for\n")
+    async def _handle(self, request: Request) -> Response:
+        if not self._is_own_host(_host_of(request.headers.get("host", ""))):
+            raise HttpError(421, "this is lopower's gateway, and not the host asked for")
         if request.method not in ("GET", "HEAD"):
-            raise web.HTTPMethodNotAllowed(request.method, ("GET", "HEAD"), text="this page is for reading\n")
+            raise HttpError(405, "this page is for reading", {"Allow": "GET, HEAD"})
         if request.path != "/":
-            raise web.HTTPNotFound(text="there is one page here: /\n")
-        media = choose_type(request.headers.get("Accept", ""))
-        text = render(self._facts(transport.get_extra_info("device_state")), media)
-        return web.Response(text=text, content_type=media, charset="utf-8", headers=_HEADERS)
+            raise HttpError(404, "there is one page here: /")
+        media = choose_type(request.headers.get("accept", ""))
+        text = render(self._facts(request.transport.get_extra_info("device_state")), media)
+        return Response(200, text.encode(), f"{media}; charset=utf-8", _HEADERS)
 
 
-def _host_of(headers: Mapping[str, Any]) -> str:
-    """The Host header without its port and brackets, in lower case."""
-    host = str(headers.get("Host", "")).strip().lower()
+def _host_of(field: str) -> str:
+    """A Host header without its port and brackets, in lower case."""
+    host = field.strip().lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].rstrip(".")

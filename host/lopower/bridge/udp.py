@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lopower.bridge.flow import Flow, FlowTable
 from lopower.bridge.poller import READ, WRITE
 from lopower.tailnet.tsnet_streams import FramedUdp
+from lopower.wire import buffers
 from lopower.wire.icmp import UnreachableKind
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class ReceiveSlots:
     __slots__ = ("slots",)
 
     def __init__(self) -> None:
-        view = memoryview(bytearray(MAX_DATAGRAMS * _SLOT))
+        view = memoryview(buffers.zeroed(MAX_DATAGRAMS * _SLOT))
         self.slots = [view[start : start + _SLOT] for start in range(0, len(view), _SLOT)]
 
 

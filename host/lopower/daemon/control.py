@@ -18,11 +18,10 @@ import pwd
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
-
-from aiohttp import web
 
 from lopower.daemon import streams
 from lopower.daemon.endpoints import NoEndpointError
@@ -43,10 +42,10 @@ from lopower.devices.advertising import Advertisement, Zone
 from lopower.devices.csv_import import MAX_BYTES, parse_csv
 from lopower.devices.keys import parse_key
 from lopower.devices.policy import parse_rules
+from lopower.http1.messages import Handler, HttpError, Request, Response, Routes, json_response
+from lopower.http1.server import Server
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # A CSV file of the largest size that is read. Whoever may send one may do anything here: this is against accidents.
 MAX_REQUEST_BYTES: Final = MAX_BYTES + (1 << 20)
@@ -95,7 +94,8 @@ class ControlServer:
         self._path = path
         self._mode = mode
         self._group = group
-        self._runner: web.AppRunner | None = None
+        self._http: Server | None = None
+        self._listener: asyncio.Server | None = None
         self._watches: set[asyncio.Task[Any]] = set()
         self._inode: tuple[int, int] | None = None
 
@@ -108,87 +108,83 @@ class ControlServer:
         listening = _listen(self._path, self._mode, self._group)
         status = os.stat(self._path)
         self._inode = (status.st_dev, status.st_ino)
-        application = web.Application(middlewares=[_errors], client_max_size=MAX_REQUEST_BYTES)
-        application.add_routes(self._routes())
-        runner = web.AppRunner(
-            application, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS
-        )
-        await runner.setup()
-        await web.SockSite(runner, listening, backlog=_BACKLOG).start()
-        self._runner = runner
+        loop = asyncio.get_running_loop()
+        self._http = Server(_told(self._routes()), loop, refuse=_refuse, max_body=MAX_REQUEST_BYTES)
+        self._listener = await loop.create_server(self._http, sock=listening, backlog=_BACKLOG)
 
     async def close(self) -> None:
         """Listen no longer, end what is under way, and remove the socket. Harmless when it has not started."""
-        if self._runner is None:
+        if self._http is None or self._listener is None:
             return
+        self._listener.close()
         for watch in self._watches:
             watch.cancel()
-        await self._runner.cleanup()
-        self._runner = None
+        await self._http.close(SHUTDOWN_SECONDS)
+        self._http = self._listener = None
         with contextlib.suppress(OSError):
             status = os.stat(self._path)
             if (status.st_dev, status.st_ino) == self._inode:  # not another daemon's, which replaced ours
                 self._path.unlink()
 
-    def _routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/v1/status", self._status),
-            web.get("/v1/server", self._server),
-            web.get("/v1/doctor", self._doctor),
-            web.post("/v1/reload", self._reload),
-            web.get("/v1/devices", self._devices),
-            web.post("/v1/devices", self._add_devices),
-            web.get("/v1/devices/{name}", self._device),
-            web.patch("/v1/devices/{name}", self._change_device),
-            web.delete("/v1/devices/{name}", self._remove_device),
-            web.post("/v1/devices/{name}/configuration", self._configuration),
-            web.post("/v1/devices/{name}/rules", self._change_rules),
-            web.post("/v1/devices/{name}/reset-clock", self._reset_clock),
-            web.post("/v1/devices/{name}/ping", self._ping),
-            web.post("/v1/devices/{name}/stream", self._stream),
-            web.post("/v1/tailnet/login", self._login),
-            web.post("/v1/tailnet/logout", self._logout),
-            web.get("/v1/advertised", self._advertised),
-            web.post("/v1/advertised", self._advertise),
-            web.delete("/v1/advertised", self._withdraw),
-            web.get("/v1/exposures", self._exposures),
-            web.post("/v1/exposures", self._expose),
-            web.delete("/v1/exposures/{name}", self._unexpose),
-            web.get("/v1/served", self._served),
-            web.post("/v1/served", self._serve),
-            web.delete("/v1/served/{protocol}/{port}", self._unserve),
-        ]
+    def _routes(self) -> Routes:
+        return Routes(
+            ("GET", "/v1/status", self._status),
+            ("GET", "/v1/server", self._server),
+            ("GET", "/v1/doctor", self._doctor),
+            ("POST", "/v1/reload", self._reload),
+            ("GET", "/v1/devices", self._devices),
+            ("POST", "/v1/devices", self._add_devices),
+            ("GET", "/v1/devices/{name}", self._device),
+            ("PATCH", "/v1/devices/{name}", self._change_device),
+            ("DELETE", "/v1/devices/{name}", self._remove_device),
+            ("POST", "/v1/devices/{name}/configuration", self._configuration),
+            ("POST", "/v1/devices/{name}/rules", self._change_rules),
+            ("POST", "/v1/devices/{name}/reset-clock", self._reset_clock),
+            ("POST", "/v1/devices/{name}/ping", self._ping),
+            ("POST", "/v1/devices/{name}/stream", self._stream),
+            ("POST", "/v1/tailnet/login", self._login),
+            ("POST", "/v1/tailnet/logout", self._logout),
+            ("GET", "/v1/advertised", self._advertised),
+            ("POST", "/v1/advertised", self._advertise),
+            ("DELETE", "/v1/advertised", self._withdraw),
+            ("GET", "/v1/exposures", self._exposures),
+            ("POST", "/v1/exposures", self._expose),
+            ("DELETE", "/v1/exposures/{name}", self._unexpose),
+            ("GET", "/v1/served", self._served),
+            ("POST", "/v1/served", self._serve),
+            ("DELETE", "/v1/served/{protocol}/{port}", self._unserve),
+        )
 
     # Reading.
 
-    async def _status(self, request: web.Request) -> web.StreamResponse:
+    async def _status(self, request: Request) -> Response | None:
         return await self._answer(request, self._operations.status)
 
-    async def _server(self, request: web.Request) -> web.StreamResponse:
+    async def _server(self, request: Request) -> Response | None:
         return await self._answer(request, self._operations.server)
 
-    async def _doctor(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"checks": await self._operations.doctor()})
+    async def _doctor(self, request: Request) -> Response | None:
+        return json_response({"checks": await self._operations.doctor()})
 
-    async def _devices(self, request: web.Request) -> web.StreamResponse:
+    async def _devices(self, request: Request) -> Response | None:
         return await self._answer(request, lambda: {"devices": self._operations.devices()})
 
-    async def _device(self, request: web.Request) -> web.StreamResponse:
-        name = request.match_info["name"]
+    async def _device(self, request: Request) -> Response | None:
+        name = request.parameters["name"]
         return await self._answer(request, lambda: self._operations.device(name))
 
-    async def _served(self, request: web.Request) -> web.StreamResponse:
+    async def _served(self, request: Request) -> Response | None:
         return await self._answer(request, lambda: {"served": self._operations.served()})
 
-    async def _advertised(self, request: web.Request) -> web.StreamResponse:
+    async def _advertised(self, request: Request) -> Response | None:
         return await self._answer(request, self._operations.advertising.document)
 
-    async def _exposures(self, request: web.Request) -> web.StreamResponse:
+    async def _exposures(self, request: Request) -> Response | None:
         return await self._answer(request, lambda: {"exposures": self._operations.exposing.exposures()})
 
     # Changes.
 
-    async def _add_devices(self, request: web.Request) -> web.StreamResponse:
+    async def _add_devices(self, request: Request) -> Response | None:
         fields = Fields(await _body(request), "the request")
         form = parse_format(fields.take("format", str, "conf"))
         qr = fields.take("qr", bool, False)
@@ -203,10 +199,10 @@ class ControlServer:
         )
         added = await self._operations.add_devices(requests, form, qr)
         _log_change(request, f"added {', '.join(entry['name'] for entry in added)}")
-        return web.json_response({"devices": added}, status=201)
+        return json_response({"devices": added}, status=201)
 
-    async def _change_device(self, request: web.Request) -> web.StreamResponse:
-        name = request.match_info["name"]
+    async def _change_device(self, request: Request) -> Response | None:
+        name = request.parameters["name"]
         fields = Fields(await _body(request), "the request")
         enabled = fields.take("enabled", bool)
         new_name = fields.take("name", str)
@@ -223,56 +219,55 @@ class ControlServer:
         else:
             document = await self._operations.rename_device(name, new_name)
             _log_change(request, f"renamed {name} to {document['name']}")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _remove_device(self, request: web.Request) -> web.StreamResponse:
-        document = await self._operations.remove_device(request.match_info["name"])
+    async def _remove_device(self, request: Request) -> Response | None:
+        document = await self._operations.remove_device(request.parameters["name"])
         _log_change(request, f"removed {document['name']}")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _configuration(self, request: web.Request) -> web.StreamResponse:
+    async def _configuration(self, request: Request) -> Response | None:
         fields = Fields(await _body(request), "the request")
         form = parse_format(fields.take("format", str, "conf"))
         given: bool = fields.take("given", bool, True)
         fields.end()
-        document = await self._operations.configuration(request.match_info["name"], form, given)
+        document = await self._operations.configuration(request.parameters["name"], form, given)
         _log_change(request, f"took the configuration of {document['name']}")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _change_rules(self, request: web.Request) -> web.StreamResponse:
+    async def _change_rules(self, request: Request) -> Response | None:
         fields = Fields(await _body(request), "the request")
         add = parse_rules(fields.take("add", list, []))
         remove = parse_rules(fields.take("remove", list, []))
         fields.end()
-        document = await self._operations.change_rules(request.match_info["name"], add, remove)
+        document = await self._operations.change_rules(request.parameters["name"], add, remove)
         _log_change(request, f"set the rules of {document['name']}: {'; '.join(document['rules']) or 'none'}")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _reset_clock(self, request: web.Request) -> web.StreamResponse:
-        document = await self._operations.reset_clock(request.match_info["name"])
+    async def _reset_clock(self, request: Request) -> Response | None:
+        document = await self._operations.reset_clock(request.parameters["name"])
         _log_change(request, f"reset the clock of {document['name']}")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _ping(self, request: web.Request) -> web.StreamResponse:
+    async def _ping(self, request: Request) -> Response | None:
         fields = Fields(await _body(request), "the request")
         count: int = fields.take("count", int, 1)
         interval: float = fields.take("interval", float, 1.0)
         timeout: float = fields.take("timeout", float, 5.0)
         fields.end()
-        replies = await self._operations.ping(request.match_info["name"], count, interval, timeout)
-        return web.json_response({"replies": replies})
+        replies = await self._operations.ping(request.parameters["name"], count, interval, timeout)
+        return json_response({"replies": replies})
 
-    async def _stream(self, request: web.Request) -> web.StreamResponse:
+    async def _stream(self, request: Request) -> Response | None:
         """A TCP connection to a device: the request's body goes there, the answer's comes from there, both at once."""
-        name, port = request.match_info["name"], _port(request.query.get("port", ""))
+        name, port = request.parameters["name"], _port(request.query.get("port", ""))
         with await self._operations.call(name, port) as device:
             _log_change(request, f"opened a connection to port {port} of {name}")
-            response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
-            await response.prepare(request)
-            await streams.join(request.content, response, device)
-            return response
+            write = await request.begin("application/octet-stream")
+            await streams.join(request.chunks(), write, device)
+            return None
 
-    async def _login(self, request: web.Request) -> web.StreamResponse:
+    async def _login(self, request: Request) -> Response | None:
         fields = Fields(await _body(request), "the request")
         auth_key: str = fields.take("auth_key", str, "")
         device: str | None = fields.take("device", str)
@@ -283,14 +278,14 @@ class ControlServer:
         else:
             document = await self._operations.exposing.login(device, auth_key)
         _log_change(request, f"logs the node{whose} in to the tailnet {'with a key' if auth_key else 'by URL'}")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _logout(self, request: web.Request) -> web.StreamResponse:
+    async def _logout(self, request: Request) -> Response | None:
         document = await self._operations.logout()
         _log_change(request, "logged out of the tailnet")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _advertise(self, request: web.Request) -> web.StreamResponse:
+    async def _advertise(self, request: Request) -> Response | None:
         fields = Fields(await _body(request), "the request")
         site: int | None = fields.take("site", int)
         shared: bool = fields.take("shared", bool, False)
@@ -300,91 +295,96 @@ class ControlServer:
         document = await self._operations.advertising.advertise(Advertisement(site), shared=shared, zone=zone)
         names = f", and names under {zone}" if zone is not None else ""
         _log_change(request, f"advertises {', '.join(entry['route'] for entry in document['routes'])}{names}")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _withdraw(self, request: web.Request) -> web.StreamResponse:
+    async def _withdraw(self, request: Request) -> Response | None:
         part = request.query.get("part")
         if set(request.query) - {"part"} or part not in (None, "zone"):
             raise RequestError("the only query parameter is part=zone: the routes stay")
         document = await self._operations.advertising.withdraw(names_only=part == "zone")
         _log_change(request, "advertises no names any more" if part else "advertises nothing any more")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _expose(self, request: web.Request) -> web.StreamResponse:
+    async def _expose(self, request: Request) -> Response | None:
         name, exposure = parse_exposure(await _body(request))
         document = await self._operations.exposing.expose(name, exposure)
         _log_change(request, f"exposed {name} ({document['place']}) to the tailnet")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _unexpose(self, request: web.Request) -> web.StreamResponse:
-        name = request.match_info["name"]
+    async def _unexpose(self, request: Request) -> Response | None:
+        name = request.parameters["name"]
         unknown = set(request.query) - {"place"}
         if unknown:
             raise RequestError(f"there is no query parameter {sorted(unknown)[0]!r}; there is: place")
         documents = await self._operations.exposing.unexpose(name, request.query.get("place"))
         _log_change(request, f"exposes {name} no longer ({', '.join(entry['place'] for entry in documents)})")
-        return web.json_response({"exposures": documents})
+        return json_response({"exposures": documents})
 
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
+    async def _serve(self, request: Request) -> Response | None:
         document = await self._operations.serve(parse_served(await _body(request)))
         _log_change(request, f"serves {document['protocol']} port {document['port']} from {document['target']}")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _unserve(self, request: web.Request) -> web.StreamResponse:
-        protocol = parse_protocol(request.match_info["protocol"])
-        document = await self._operations.unserve(protocol, _port(request.match_info["port"]))
+    async def _unserve(self, request: Request) -> Response | None:
+        protocol = parse_protocol(request.parameters["protocol"])
+        document = await self._operations.unserve(protocol, _port(request.parameters["port"]))
         _log_change(request, f"serves {document['protocol']} port {document['port']} no longer")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _reload(self, request: web.Request) -> web.StreamResponse:
+    async def _reload(self, request: Request) -> Response | None:
         document = self._operations.reload()
         _log_change(request, "reloaded the settings")
-        return web.json_response(document)
+        return json_response(document)
 
-    async def _answer(self, request: web.Request, read: Callable[[], object]) -> web.StreamResponse:
+    async def _answer(self, request: Request, read: Callable[[], object]) -> Response | None:
         """What `read` returns, once, or again and again."""
         seconds = _watch_seconds(request)
         document = read()
         if seconds is None:
-            return web.json_response(document)
-        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
+            return json_response(document)
+        write = await request.begin("application/x-ndjson")
         task = asyncio.current_task()
         assert task is not None
         self._watches.add(task)
         try:
             while True:
-                await response.write(json.dumps(document).encode() + b"\n")
+                await write(json.dumps(document).encode() + b"\n")
                 await asyncio.sleep(seconds)
                 document = read()
         except (ConnectionError, errors.DeviceNotFound):
-            return response  # the client went away, or the device did
+            return None  # the client went away, or the device did
         finally:
             self._watches.discard(task)
 
 
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn what went wrong into the API's one shape."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        hint = "docs/control-api.md lists what can be asked" if error.status in (404, 405) else ""
-        return _refusal(f"{error.reason}: {request.method} {request.path[:200]}", hint, error.status)
-    except tuple(kind for kind, _ in _STATUS_OF) as error:
-        status = next(code for kind, code in _STATUS_OF if isinstance(error, kind))
-        return _refusal(str(error), getattr(error, "hint", ""), status)
-    except Exception:
-        # The traceback stays here: it may show more than the client should see.
-        log.exception("internal error while answering %s %s", request.method, request.path)
+def _told(handler: Handler) -> Handler:
+    """The handler, with what went wrong as the error that its client gets."""
+
+    async def answer(request: Request) -> Response | None:
+        try:
+            return await handler(request)
+        except HttpError as error:
+            raise HttpError(error.status, f"{error}: {request.method} {request.path[:200]}", error.headers) from None
+        except tuple(kind for kind, _ in _STATUS_OF) as error:
+            status = next(code for kind, code in _STATUS_OF if isinstance(error, kind))
+            return _refusal(str(error), getattr(error, "hint", ""), status)
+
+    return answer
+
+
+def _refuse(error: HttpError) -> Response:
+    if error.status == 500:
         return _refusal("the daemon made an error of its own", "its log has the details; please report them", 500)
+    hint = "docs/control-api.md lists what can be asked" if error.status in (404, 405) else ""
+    return _refusal(str(error), hint, error.status, error.headers)
 
 
-def _refusal(message: str, hint: str, status: int) -> web.Response:
-    return web.json_response({"error": message, "hint": hint}, status=status)
+def _refusal(message: str, hint: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    answer = json_response({"error": message, "hint": hint}, status)
+    return answer if not headers else replace(answer, headers=headers)
 
 
-async def _body(request: web.Request) -> object:
+async def _body(request: Request) -> object:
     content = await request.read()
     if not content:
         return {}
@@ -394,7 +394,7 @@ async def _body(request: web.Request) -> object:
         raise RequestError("the request's body is not JSON") from None
 
 
-def _watch_seconds(request: web.Request) -> float | None:
+def _watch_seconds(request: Request) -> float | None:
     unknown = set(request.query) - {"watch"}
     if unknown:
         raise RequestError(f"there is no query parameter {sorted(unknown)[0]!r}; there is: watch")
@@ -416,13 +416,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _log_change(request: web.Request, what: str) -> None:
+def _log_change(request: Request, what: str) -> None:
     log.info("%s %s", _peer(request), what)
 
 
-def _peer(request: web.Request) -> str:
+def _peer(request: Request) -> str:
     """Who asked: user and process at the other end of the socket."""
-    connected = None if request.transport is None else request.transport.get_extra_info("socket")
+    connected = request.transport.get_extra_info("socket")
     if connected is None or _SO_PEERCRED is None:
         return "somebody"
     try:

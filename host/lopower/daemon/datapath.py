@@ -94,6 +94,12 @@ class DataPath:
             self._woken = True
             self._loop.call_soon(self.turn)
 
+    def release_unused(self) -> None:
+        """Give up buffers that have not been needed since the last call; never from within a turn."""
+        self.socket.release_unused()
+        self.interface.release_unused()
+        self.stack.release_unused()
+
     def _want_write(self, wanted: bool) -> None:
         if wanted:
             self._loop.add_writer(self.socket.fileno(), self.socket.flush)

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from lopower import __version__
 from lopower.bridge.inbound import DEVICE_PORT
-from lopower.daemon import doctor, documents
+from lopower.daemon import documents
 from lopower.daemon.advertising import Advertising
 from lopower.daemon.diagnosis import Diagnosis, diagnose
 from lopower.daemon.endpoints import Endpoints, NoEndpointError, find
@@ -408,6 +408,8 @@ class Operations:
 
     async def doctor(self) -> list[dict[str, Any]]:
         """This host, as the running daemon needs it."""
+        from lopower.daemon import doctor  # rarely asked for, and knows much
+
         facts = doctor.Facts(
             running=True, port=self._runtime.interface_statistics().port, ranges=self._registry.ranges.networks
         )

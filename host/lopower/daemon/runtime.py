@@ -20,6 +20,7 @@ from lopower.bridge.bridge import Bridge
 from lopower.bridge.device_state import DeviceState
 from lopower.bridge.poller import Poller
 from lopower.daemon.datapath import DataPath
+from lopower.daemon.memory import MemoryKeeper, heap_trimmer, resident_bytes
 from lopower.daemon.setting_values import HostPort
 from lopower.daemon.settings import Settings
 from lopower.daemon.statistics import DeviceStatistics, EchoResult, InterfaceStatistics
@@ -132,7 +133,7 @@ class ProxyRuntime:
         self._timestamp = TimestampSource(time.time_ns, registry.timestamps_reserved_until, self._reserve_timestamps)
         self.interface = Interface(
             private_key=self._private_key,
-            config=InterfaceConfig(mtu=settings.mtu),
+            config=InterfaceConfig(mtu=settings.mtu, rate_limit_exempt=settings.trusted_sources),
             entropy=os.urandom,
             uniform=uniform,
             timestamp=self._timestamp,
@@ -178,6 +179,10 @@ class ProxyRuntime:
         self.tailnet.start(self.bridge)
         self._run(self._call_devices())
         self._run(self._housekeeping())
+        keeper = MemoryKeeper(
+            self.path.release_unused, lambda: self.path.counters["turns"], resident_bytes, heap_trimmer()
+        )
+        self._run(keeper.run())
 
     async def close(self, timeout: float) -> None:
         """End: flows get `timeout` seconds to end by themselves, then a RST."""
@@ -284,6 +289,7 @@ class ProxyRuntime:
         self._settings = settings
         self.bridge.set_rules((*settings.deny, *settings.allow), self._clock())
         self.bridge.set_dialer(HostDialer(sources=settings.source_address))
+        self.interface.set_rate_limit_exempt(settings.trusted_sources)
         self._dns_settings = self._dns_config(settings)
         self.dns.reload(self._dns_settings)
         self.tailnet.reload(settings)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -163,6 +163,14 @@ def address(text: str) -> IPv4Address | IPv6Address:
     if known.is_unspecified or known.is_multicast:
         raise ValueError(f"{text} is no address to send from")
     return known
+
+
+def network(text: str) -> IPv4Network | IPv6Network:
+    """Where senders are: a network, or one address."""
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no address or network, such as 203.0.113.7 or 192.168.0.0/16: {error}") from None
 
 
 def ipv4_range(text: str) -> IPv4Network:

@@ -54,6 +54,7 @@ class Settings:
     allow: tuple[Rule, ...]
     deny: tuple[Rule, ...]
     source_address: tuple[IPAddress, ...]
+    trusted_sources: tuple[IPv4Network | IPv6Network, ...]
     ipv4: IPv4Network
     no_ipv4: bool
     ipv6: IPv6Network | Literal["random"]
@@ -159,6 +160,9 @@ SETTINGS: Final = (
     Setting("source_address", values.address, "ADDR",
             "Address of this host that flows leave from. Several are used in turn. Default: the kernel chooses.",
             many=True, reloadable=True, example="192.168.1.2"),
+    Setting("trusted_sources", values.network, "CIDR",
+            "Where devices send from that get no limit of handshakes per address under load: a fleet behind one NAT.",
+            many=True, reloadable=True, example="203.0.113.7"),
     Setting("ipv4", values.ipv4_range, "CIDR",
             "The devices' IPv4 range; its first address is the gateway's.", default="10.90.0.0/24"),
     Setting("no_ipv4", values.switch, "", "Give devices IPv6 addresses only.", default="false", kind="switch"),

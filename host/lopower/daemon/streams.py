@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-
-from aiohttp import StreamReader, web
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 _CHUNK = 1 << 16
 
 
-async def join(content: StreamReader, response: web.StreamResponse, device: socket.socket) -> None:
+async def join(content: AsyncIterator[bytes], write: Callable[[bytes], Awaitable[None]], device: socket.socket) -> None:
     """Copy until the device closes. The end of the request's body is passed on; that the client went away ends it."""
     reader, writer = await asyncio.open_connection(sock=device)
     upward = asyncio.ensure_future(_up(content, writer))
     try:
         while data := await reader.read(_CHUNK):
-            await response.write(data)
+            await write(data)
     except ConnectionError:
         pass  # either side went away: the other learns of it by its socket's end
     finally:
@@ -29,8 +28,8 @@ async def join(content: StreamReader, response: web.StreamResponse, device: sock
             await writer.wait_closed()
 
 
-async def _up(content: StreamReader, writer: asyncio.StreamWriter) -> None:
-    async for data in content.iter_any():
+async def _up(content: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> None:
+    async for data in content:
         writer.write(data)
         await writer.drain()
     writer.write_eof()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from lopower.wire import buffers
 from lopower.wire.datagrams import DatagramBatch, Endpoint
 
 SLOT: Final = 65_536
@@ -89,7 +90,7 @@ class UdpSocket:
             pktinfo=features.pktinfo and self._ask_for_pktinfo(),
         )
         self._gso = self.features.gso
-        self.batch = DatagramBatch(bytearray(MAX_BATCH_DATAGRAMS * SLOT))
+        self.batch = DatagramBatch(buffers.zeroed(MAX_BATCH_DATAGRAMS * SLOT))
         self._slots = [self.batch.view[at : at + SLOT] for at in range(0, MAX_BATCH_DATAGRAMS * SLOT, SLOT)]
         self._ancillary_bytes = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
         self._endpoints: dict[tuple[object, bytes], Endpoint] = {}
@@ -98,6 +99,11 @@ class UdpSocket:
     def fileno(self) -> int:
         """The descriptor, for the loop to watch."""
         return self._socket.fileno()
+
+    def release_unused(self) -> None:
+        """Give up what the last batches occupied; not within a turn."""
+        self.batch.clear()
+        buffers.discard(self.batch.buffer)
 
     def receive(self) -> tuple[DatagramBatch, bool]:
         """Take what waits, up to one batch; True if there may be more. The batch is valid until the next call."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -130,6 +129,8 @@ class Registry(Offers):
         """
         device = self.find(name)
         if device is None:
+            from difflib import get_close_matches  # for those who mistype
+
             similar = get_close_matches(name.lower(), tuple(self._by_name), n=1)
             hint = f"did you mean {similar[0]!r}?" if similar else "`lopower device list` shows all"
             raise DeviceNotFound(f"there is no device {name!r}; {hint}")

@@ -221,6 +221,10 @@ class Stack:
             if start:
                 self._icmp.send_reassembly_timeout(peer, start, now)
 
+    def release_unused(self) -> None:
+        """Give up buffers that have not been needed since the last call; for the owner to call every few seconds."""
+        self.tcp.pool.release_unused()
+
     def forget_peer(self, peer: Any, now: float) -> None:
         """The peer is gone: all its flows end, and nothing is sent to it any more."""
         self.tcp.forget_peer(peer, now)

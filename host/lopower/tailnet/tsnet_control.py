@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import aiohttp
-
+from lopower.http1.client import ClientError, UnixClient
 from lopower.tailnet.driver import IPAddress
 from lopower.tailnet.routes import IPNetwork
 
@@ -205,14 +205,11 @@ class SidecarControl:
     """Requests to the sidecar. To be made and closed on the loop."""
 
     def __init__(self, path: Path) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(path=str(path)),
-            timeout=aiohttp.ClientTimeout(total=_SECONDS),
-        )
+        self._client = UnixClient(path)
 
     async def close(self) -> None:
         """Give up what is under way."""
-        await self._session.close()
+        self._client.close()
 
     async def hello(self) -> dict[str, Any]:
         """The sidecar's `GET /`."""
@@ -252,11 +249,10 @@ class SidecarControl:
         Raises:
             SidecarError: it cannot be had, or says nothing any more.
         """
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SECONDS, sock_read=EVENT_SECONDS)
         try:
-            async with self._session.get("http://sidecar/events", timeout=timeout) as response:
+            async with aclosing(self._client.stream("/events", EVENT_SECONDS)) as chunks:
                 buffer = b""
-                async for chunk in response.content.iter_any():
+                async for chunk in chunks:
                     *lines, buffer = (buffer + chunk).split(b"\n")
                     if len(buffer) > _MAX_EVENT:
                         raise SidecarError("an event of the sidecar is too long")
@@ -265,16 +261,14 @@ class SidecarControl:
                             event = json.loads(line)
                             if isinstance(event, dict):
                                 yield event
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as exc:
+        except (ClientError, ValueError) as exc:
             raise SidecarError(f"the sidecar's events ended: {exc}") from None
 
     async def _request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         try:
-            async with self._session.request(method, f"http://sidecar{quote(path, safe='/?=')}", json=body) as response:
-                content = await response.read()
-                status = response.status
-        except (TimeoutError, aiohttp.ClientError, OSError) as exc:
-            raise SidecarError(f"the tailnet's sidecar does not answer: {exc or type(exc).__name__}") from None
+            status, content = await self._client.request(method, quote(path, safe="/?="), body, _SECONDS)
+        except ClientError as exc:
+            raise SidecarError(f"the tailnet's sidecar does not answer: {exc}") from None
         try:
             document = json.loads(content) if content else {}
         except ValueError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from lopower.wire import buffers
+
 
 class Endpoint(NamedTuple):
     """A peer's outer UDP address, and the address of ours that it talked to.
@@ -31,7 +33,7 @@ class DatagramBatch:
 
     __slots__ = ("buffer", "endpoints", "lengths", "offsets", "segment_sizes", "view")
 
-    def __init__(self, buffer: bytearray) -> None:
+    def __init__(self, buffer: buffers.Bytes) -> None:
         self.buffer = buffer
         self.view = memoryview(buffer)
         self.offsets: list[int] = []

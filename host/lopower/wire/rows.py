@@ -12,6 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lopower.wire import buffers
+
 # A rows object keeps this many lists of slices; each costs about 200 bytes per row. Header lengths in use are 40, 52,
 # 60 and 72 (IPv4 and IPv6, with and without TCP timestamps) and 28, 48 (UDP); a hostile peer's odd ones must not fill
 # memory.
@@ -36,7 +38,7 @@ class PacketRows:
             )
         self.count = count
         self.stride = stride
-        self.buffer = bytearray(count * stride)
+        self.buffer = buffers.zeroed(count * stride)
         self.view = memoryview(self.buffer)
         self.words: npt.NDArray[np.uint32] = np.frombuffer(self.buffer, "<u4").reshape(count, stride // 4)
         self.words_be: npt.NDArray[np.uint32] = self.words.view(">u4")

@@ -8,8 +8,8 @@ has its rate.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
-from ipaddress import ip_address
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final, NamedTuple
 
 from lopower.wire.datagrams import Endpoint, Transmit
@@ -26,6 +26,9 @@ UNDER_LOAD_QUEUED: Final = 128
 MAX_WAIT: Final = REKEY_TIMEOUT - 1.0
 """Seconds in the queue after which nobody waits for the answer any more: the sender, and the answer's way, need theirs.
 A slow host with a full queue would otherwise work on nothing but what has been sent anew already."""
+
+MAX_ADDRESSES: Final = 4096
+"""Sources whose address is kept in its packed form; more than that many who prove theirs at once start it anew."""
 
 _NO_MAC2: Final = bytes(MAC_SIZE)
 
@@ -47,6 +50,7 @@ class Admission:
     """
 
     __slots__ = (
+        "_addresses",
         "_budget",
         "_checker",
         "_config",
@@ -70,6 +74,7 @@ class Admission:
         self._config = config
         self._checker = CookieChecker(public_key, entropy)
         self._limiter = RateLimiter(config.rate_limit_exempt)
+        self._addresses: dict[str, bytes] = {}
         self._transmit = transmit
         self._drops = drops
         self._queue: deque[HandshakeMessage] = deque()
@@ -83,6 +88,10 @@ class Admission:
 
     def is_under_load(self, now: float) -> bool:
         return now < self._under_load_until
+
+    def set_rate_limit_exempt(self, networks: Sequence[IPv4Network | IPv6Network]) -> None:
+        """Sources in these networks have no rate from now on."""
+        self._limiter.set_exempt(networks)
 
     def begin_turn(self, now: float) -> None:
         """The budget is whole again."""
@@ -122,15 +131,25 @@ class Admission:
             self._under_load_until = now + UNDER_LOAD_AFTER_TIME
 
     def _may_pass_load(self, message: bytes, endpoint: Endpoint, now: float) -> bool:
-        address = ip_address(endpoint.host.partition("%")[0]).packed
-        source = address + endpoint.port.to_bytes(2, "big")
-        if not self._checker.has_valid_mac2(message, source, now):
-            self._drops["under_load_dropped" if message.endswith(_NO_MAC2) else "wrong_mac2"] += 1
+        # The cookie binds address and port, and only we ever read them out of it: text does, and needs no parsing for
+        # each message of a flood. The rate is by address or /64, but only what has been proven gets that far.
+        source = f"{endpoint.host} {endpoint.port}".encode()
+        has_none = message.endswith(_NO_MAC2)
+        if has_none or not self._checker.has_valid_mac2(message, source, now):
+            self._drops["under_load_dropped" if has_none else "wrong_mac2"] += 1
             self._drops["cookie_replies_sent"] += 1
             reply = self._checker.reply_to(message, source, now)
             self._transmit(memoryview(reply), len(reply), endpoint)
             return False
-        if not self._limiter.allow(address, now):
+        if not self._limiter.allow(self._packed(endpoint.host), now):
             self._drops["rate_limited"] += 1
             return False
         return True
+
+    def _packed(self, host: str) -> bytes:
+        packed = self._addresses.get(host)
+        if packed is None:
+            if len(self._addresses) >= MAX_ADDRESSES:
+                self._addresses.clear()
+            packed = self._addresses[host] = ip_address(host.partition("%")[0]).packed
+        return packed

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from lopower.wire import buffers
 from lopower.wire.datagrams import DatagramBatch, Endpoint, Transmit
 from lopower.wire.rows import PacketBatch, PacketRows
 from lopower.wire.wireguard import (
@@ -192,11 +194,20 @@ class Interface:
             self._allowed_ips.insert(before, peer)
             raise
 
+    def set_rate_limit_exempt(self, networks: Sequence[IPv4Network | IPv6Network]) -> None:
+        """As `InterfaceConfig.rate_limit_exempt`, from now on."""
+        self._admission.set_rate_limit_exempt(networks)
+
     def peer_for(self, destination: bytes) -> Peer | None:
         """Whose inner address this is."""
         return self._allowed_ips.lookup(destination)
 
     # ------------------------------------------------------------------ in
+
+    def release_unused(self) -> None:
+        """Give up what the last packets occupied; not within a turn."""
+        self._opener.packets.clear()
+        buffers.discard(self._opener.packets.rows.buffer)
 
     def receive(self, batch: DatagramBatch, now: float) -> PacketBatch:
         """Process the datagrams of one turn, and return their packets; what is bad is counted and dropped."""

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 
+from lopower.wire.buffers import Bytes
 from lopower.wire.datagrams import DatagramBatch, Endpoint
 from lopower.wire.rows import PacketBatch
 from lopower.wire.wireguard import TRANSPORT_HEADER, TRANSPORT_HEADER_SIZE, TRANSPORT_OVERHEAD, TYPE_TRANSPORT
@@ -55,7 +56,7 @@ class _SlotViews:
 
     __slots__ = ("bodies", "counters", "indices", "nonces", "tags")
 
-    def __init__(self, buffer: bytearray, view: View, offset: int, size: int) -> None:
+    def __init__(self, buffer: Bytes, view: View, offset: int, size: int) -> None:
         count = min(MAX_SLOT_MESSAGES, (len(buffer) - offset) // size)
         stride = (size,)
         self.tags: npt.NDArray[np.uint64] = np.ndarray((count,), "<u8", buffer, offset, stride)
@@ -152,7 +153,7 @@ class Opener:
         self._drops = drops
         self._counters: npt.NDArray[np.uint64] = np.zeros(packets.rows.count, np.uint64)
         self._row_views = _RowViews(packets)
-        self._buffer: bytearray | None = None
+        self._buffer: Bytes | None = None
         self._view: View = memoryview(b"")
         self._slots: dict[tuple[int, int], _SlotViews] = {}
         self._keypair: Keypair | None = None

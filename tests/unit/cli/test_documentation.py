@@ -53,5 +53,5 @@ def test_commands_and_options() -> None:
 def test_paths_of_the_control_api() -> None:
     text = (DOCS / "control-api.md").read_text()
     server = ControlServer(cast(Operations, None), path=Path("unused"), mode=0o600, group=None)
-    for route in server._routes():
-        assert f"`{route.method} {route.path}`" in text
+    for method, path in server._routes().names:
+        assert f"`{method} {path}`" in text

@@ -126,6 +126,7 @@ def test_listen(tmp_path: Path, text: str, expected: HostPort) -> None:
         ('control_mode = "0666"', "it is one of: 0600, 0660"),
         ('control_group = "a b"', "not the name of a group"),
         ('source_address = ["::"]', "no address to send from"),
+        ('trusted_sources = ["203.0.113.7/24"]', "no address or network, such as 203.0.113.7"),
         ('without = ["tcp"]', "it is one of: gro, gso, pktinfo, epoll"),
         ('search_domain = ["-x"]', "domain name"),
     ],
@@ -185,6 +186,12 @@ def test_the_commented_file_holds_every_setting_and_is_valid_with_all_of_them_on
     )
     assert set(parse(uncommented, FILE)) == set(BY_NAME)
     assert load(tmp_path, uncommented).source_address == (ip_address("192.168.1.2"),)
+
+
+def test_trusted_sources_are_addresses_and_networks(tmp_path: Path) -> None:
+    settings = load(tmp_path, environ={"LOPOWER_TRUSTED_SOURCES": "203.0.113.7 192.168.0.0/16 2001:db8::/32"})
+    assert list(map(str, settings.trusted_sources)) == ["203.0.113.7/32", "192.168.0.0/16", "2001:db8::/32"]
+    assert changes(load(tmp_path), settings) == (["trusted_sources"], [])
 
 
 def test_a_socket_path_that_the_kernel_does_not_take(tmp_path: Path) -> None:

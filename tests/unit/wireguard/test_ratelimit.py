@@ -33,6 +33,13 @@ def test_exempt_networks_are_always_allowed_and_not_tracked() -> None:
     assert all(limiter.allow(A, 0.0) for _ in range(100))
     assert all(limiter.allow(ip_address("2001:db8::1").packed, 0.0) for _ in range(100))
     assert len(limiter) == 0
+    other = ip_address("198.51.100.1").packed
+    mapped = bytes(12) + A
+    for source in (other, mapped):
+        assert [limiter.allow(source, 0.0) for _ in range(6)] == [True] * 5 + [False]
+    limiter.set_exempt([ip_network("198.51.100.1")])
+    assert limiter.allow(other, 0.0)
+    assert [limiter.allow(A, 0.0) for _ in range(6)] == [True] * 5 + [False]
 
 
 def test_full_table_refuses_newcomers_until_sources_fall_idle() -> None:

@@ -136,13 +136,14 @@ class Sender:
         window = min(self.cubic.cwnd, self.snd_wnd)
         config = self._connection.layer.config
         budget = self._connection.layer.budget
-        ahead = max(config.read_ahead, min(window >> 1, _READ_AHEAD_MAXIMUM))
+        limit = max(min(config.send_buffer, budget.sender_share), config.read_ahead)
+        ahead = max(config.read_ahead, min(window >> 1, _READ_AHEAD_MAXIMUM, limit))
         if budget.is_tight:
             ahead = 2 * self.mss
             if budget.is_exhausted and queue.end > queue.start:
                 return 0
         held = queue.end - self.snd_una
-        free = min(ahead - unsent + max(window - self._pipe(), 0), config.send_buffer - held)
+        free = min(ahead - unsent + max(window - self._pipe(), 0), limit - held)
         return free if free >= ahead >> 1 else 0
 
     def slots(self) -> Sequence[memoryview[int]]:
