@@ -1,4 +1,4 @@
-"""One byte to and fro on one connection: `ADDR PORT COUNT PAUSE [SECONDS]`; prints p50, p99 and the longest, ms, as JSON."""
+"""One byte to and fro on one connection: `ADDR PORT COUNT PAUSE [SECONDS]`; prints p50, p99, longest, ms, as JSON."""
 
 from __future__ import annotations
 
