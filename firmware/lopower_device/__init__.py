@@ -14,6 +14,7 @@ PUMP_PERIOD = 20
 _running = None  # not `tunnel`: that is the submodule
 problem = None
 _timer = None
+"""What pumps, and the port's `schedule`."""
 
 
 def start(path=SETTINGS, network=None, counter=COUNTER):
@@ -42,7 +43,7 @@ def stop():
     from . import sockets
 
     if _timer is not None:
-        _timer.deinit()
+        _timer[0].deinit()
         _timer = None
     sockets.uninstall()
     ended, _running = _running, None
@@ -94,11 +95,10 @@ def pump(_=None):
 
 
 def _tick(_):
-    """What the timer calls."""
-    from micropython import schedule
-
+    """What the timer calls: it makes no object, as some ports call it within an interrupt."""
     try:
-        schedule(pump, 0)
+        if _timer is not None:
+            _timer[1](pump, 0)
     except RuntimeError:  # the queue is full: the next tick does it
         pass
 

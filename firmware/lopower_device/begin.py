@@ -36,12 +36,15 @@ def running(path, with_changes, network, counter):
 
 
 def timer(number, period, tick):
-    """A timer that calls `tick` every `period` ms, or None: the given one, or, for True, a virtual one, or the first."""
+    """(a timer that calls `tick` every `period` ms, `micropython.schedule`), or None without one.
+
+    `number` is a timer's, or True for a virtual one, or else the first.
+    """
     if number is None or number is False:
         return None
     try:
         from machine import Timer
-        from micropython import schedule  # noqa: F401 - what `tick` needs
+        from micropython import schedule
     except ImportError:
         return None  # sockets and programs pump
     for candidate in (-1, 0) if number is True else (number,):
@@ -50,7 +53,7 @@ def timer(number, period, tick):
             made.init(period=period, callback=tick)
         except (ValueError, OSError):
             continue
-        return made
+        return made, schedule
     print("lopower: there is no timer", number)
     return None
 

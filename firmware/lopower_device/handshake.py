@@ -23,7 +23,7 @@ def work(peer, message, arrived):
         if static.static_static is None and not (yield from part.prepare(static)):
             return
     if message is not None:
-        part = None
+        part = None  # what prepared the keys goes before the next is loaded
         kind = message[0]
         if kind != 3 and not is_for_us(static, message):
             peer.drop(WRONG_MAC1)
