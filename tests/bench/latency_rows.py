@@ -47,7 +47,7 @@ def measure_delay(figures: Figures, ours: Side, theirs: Side, rounds: int) -> No
 def measure_delay_beside_bulk(figures: Figures, lopower: Lopower, rounds: int) -> None:
     """One device transfers what it can for as long as another sends its bytes to and fro.
 
-    The same once through wireguard-go's endpoint: what the devices, the servers and this machine's cores take of the time.
+    The same once through wireguard-go's endpoint: what devices, servers and this machine's cores take of the time.
     """
     with ExitStack() as stack:
         other = Namespace("other")
