@@ -14,9 +14,9 @@ from typing import Final
 
 from tests.bench import connects, hold, roundtrips
 from tests.bench.iperf import Transfer, command, read
-from tests.bench.systems import CONNECT_PORT, IPERF_PORT, IperfLoad, join_host
+from tests.bench.systems import CONNECT_PORT, IPERF_PORT, IperfLoad, bench_world, join_host
 from tests.support.lopower_daemon import LopowerDaemon
-from tests.support.netns import Namespace, World, network_world
+from tests.support.netns import Namespace, World
 from tests.support.wireguard_go import WireguardGo, wireguard_go
 
 _MANY_PORTS: Final = 5300
@@ -34,7 +34,7 @@ class Lopower:
 
     def __init__(self, stack: ExitStack, directory: Path, *flags: str) -> None:
         directory.mkdir()
-        self.world = stack.enter_context(network_world())
+        self.world = stack.enter_context(bench_world())
         self.daemon = LopowerDaemon(self.world.host, directory, "--tailnet", "host", *flags, endpoint=World.HOST_IPV4)
         stack.callback(self.daemon.stop)
         self.daemon.start()
@@ -98,14 +98,14 @@ class Side:
     device: WireguardGo
 
 
-def round_trips(space: Namespace, target: str, count: int, pause: float) -> dict[str, float]:
-    """Of one byte, on one connection to the echo service: p50, p99 and longest, ms."""
-    return read_round_trips(start_round_trips(space, target, count, pause))
+def round_trips(space: Namespace, target: str, count: int, pause: float, *most: float) -> dict[str, float]:
+    """Of one byte, on one connection to the echo service, for `most` seconds: p50, p99 and longest, ms."""
+    return read_round_trips(start_round_trips(space, target, count, pause, *most))
 
 
-def start_round_trips(space: Namespace, target: str, count: int, pause: float) -> subprocess.Popen[str]:
+def start_round_trips(space: Namespace, target: str, count: int, pause: float, *most: float) -> subprocess.Popen[str]:
     """As `round_trips`, in the background."""
-    arguments = (target, str(CONNECT_PORT), str(count), str(pause))
+    arguments = (target, str(CONNECT_PORT), str(count), str(pause), *map(str, most))
     return space.popen(sys.executable, _ROUNDTRIPS, *arguments, stdout=subprocess.PIPE)
 
 

@@ -1,4 +1,4 @@
-"""One byte to and fro on one connection: `ADDR PORT COUNT PAUSE`; prints p50, p99 and the longest, ms, as JSON."""
+"""One byte to and fro on one connection: `ADDR PORT COUNT PAUSE [SECONDS]`; prints p50, p99, longest, ms, as JSON."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 import time
 
 
-def measure(host: str, port: int, count: int, pause: float) -> dict[str, float]:
-    """Round trips, `pause` seconds between them. Raises OSError if the connection is lost."""
-    taken = []
+def measure(host: str, port: int, count: int, pause: float, most: float = float("inf")) -> dict[str, float]:
+    """Round trips, `pause` seconds between them, for `most` seconds. Raises OSError if the connection is lost."""
+    taken: list[float] = []
+    until = time.perf_counter() + most
     with socket.create_connection((host, port), timeout=10) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(count):
-            began = time.perf_counter()
+        while len(taken) < count and (began := time.perf_counter()) < until:
             connection.send(b"x")
             if connection.recv(1) != b"x":
                 raise ConnectionResetError("the connection was closed")
@@ -22,8 +22,8 @@ def measure(host: str, port: int, count: int, pause: float) -> dict[str, float]:
             if pause:
                 time.sleep(pause)
     taken.sort()
-    return {"p50": taken[count // 2], "p99": taken[count * 99 // 100], "longest": taken[-1]}
+    return {"p50": taken[len(taken) // 2], "p99": taken[len(taken) * 99 // 100], "longest": taken[-1]}
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))))
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *map(float, sys.argv[4:]))))
