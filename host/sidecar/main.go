@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -26,6 +27,10 @@ const (
 
 	exitArguments = 2
 	exitDirectory = 3
+
+	// A packet passes seven goroutines, and with several processors most of these steps wake a thread: a fifth of the CPU. One is
+	// enough: the daemon, through which all bytes pass, has one thread, and it needs more of it than we do.
+	processors = 1
 
 	// The daemon kills us after 5 s.
 	shutdownTime = 4 * time.Second
@@ -84,6 +89,7 @@ func run(arguments []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 
 	coarseTimers()
+	runtime.GOMAXPROCS(processors)
 	log, secrets := newLog(stderr, *verbose)
 	unix.Umask(0o077)
 	for _, name := range ignoredEnvironment {

@@ -90,6 +90,7 @@ func startMember(n *node, config nodeConfig) (*member, error) {
 		m.cancel()
 		return nil, errors.Join(errors.New("this tsnet has another network stack"), m.server.Close())
 	}
+	tuneStack(stack)
 	m.dialer, m.tun, m.dns = m.server.Sys().Dialer.Get(), m.server.Sys().Tun.Get(), m.server.Sys().DNSManager.Get()
 	m.addresses.Store(&[]netip.Addr{})
 	m.people.Store(&people{})

@@ -19,9 +19,9 @@ const (
 	burstBytes     = 4 << 20   // relayed since memory was given back last: worth doing it again
 	quietBytes     = 256 << 10 // relayed in an interval: the burst is over
 	flowBytes      = 32 << 10  // what a flow leaves behind, however little it relays
-	// The stack holds 12 KB of each connection that ended for the minute of TIME-WAIT: after a burst memory is given back once
-	// more when that is over.
-	timeWaitIntervals = 33
+	// The stack holds 12 KB of each connection that ended until TIME-WAIT is over: after a burst memory is given back once more
+	// then.
+	timeWaitIntervals = int64(timeWait/memoryInterval) + 2
 )
 
 // memoryKeeper holds the heap under a limit and gives memory back to the system after bursts, which Go alone does over
@@ -41,7 +41,7 @@ func (m *memoryKeeper) adjust() {
 
 func (m *memoryKeeper) run() {
 	m.adjust()
-	last, freed, again := int64(0), int64(0), 0
+	last, freed, again := int64(0), int64(0), int64(0)
 	for range time.Tick(memoryInterval) {
 		relayed := m.relayed.Load()
 		if again--; relayed-last < quietBytes && (relayed-freed > burstBytes || again == 0) {

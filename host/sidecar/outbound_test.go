@@ -7,9 +7,16 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"tailscale.com/wgengine/netstack"
 )
 
 func TestTCPOut(t *testing.T) {
@@ -192,6 +199,24 @@ func TestReset(t *testing.T) {
 	}))
 	if answer := w.do("download", map[string]any{"peer": "peer", "address": target, "timeout": 1}); answer["bytes"] != 5.0 || answer["error"] != nil {
 		t.Errorf("the daemon sent FIN: %v", answer)
+	}
+}
+
+// TestTimeWait fails when the library's node keeps its stack elsewhere.
+func TestTimeWait(t *testing.T) {
+	t.Parallel()
+	node := new(netstack.Impl)
+	field := reflect.ValueOf(node).Elem().FieldByName("ipstack")
+	if !field.IsValid() || field.Type() != reflect.TypeFor[*stack.Stack]() {
+		t.Fatal("the stack beneath a node is not found any more")
+	}
+	inside := stack.New(stack.Options{TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol}})
+	defer inside.Close()
+	*(**stack.Stack)(unsafe.Pointer(field.UnsafeAddr())) = inside
+	tuneStack(node)
+	var option tcpip.TCPTimeWaitTimeoutOption
+	if err := inside.TransportProtocolOption(tcp.ProtocolNumber, &option); err != nil || time.Duration(option) != timeWait {
+		t.Errorf("TIME-WAIT takes %v (%v)", time.Duration(option), err)
 	}
 }
 

@@ -96,7 +96,7 @@ func (s *sidecar) accept(listener net.Listener, serve func(*net.UnixConn)) {
 			time.Sleep(50 * time.Millisecond)
 			continue
 		}
-		go serve(conn.(*net.UnixConn))
+		flowWorkers.run(func() { serve(conn.(*net.UnixConn)) })
 	}
 }
 

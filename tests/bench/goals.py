@@ -131,6 +131,8 @@ GOALS: Final = (
         _most("added_delay_p50", "added to wireguard-go's endpoint, p50", "ms", 0.5),
         _most("round_trip_bulk_up_p99", "round trip beside another's bulk up, p99", "ms", 4),
         _most("round_trip_bulk_down_p99", "round trip beside another's bulk down, p99", "ms", 4),
+        Goal("wireguard_go_round_trip_bulk_up_p99", "the same through wireguard-go's endpoint, up", "ms"),
+        Goal("wireguard_go_round_trip_bulk_down_p99", "the same through wireguard-go's endpoint, down", "ms"),
     ),
     *_family(
         "dns",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from tests.bench.figures import Figures
 from tests.bench.goals import DIRECTIONS
 from tests.bench.iperf import command, read, transfer
 from tests.bench.places import Lopower, Side, connections, round_trips
-from tests.bench.systems import IPERF_PORT
+from tests.bench.systems import IPERF_PORT, IperfLoad, start_pair
+from tests.support.netns import Namespace
 
 _IDLE_TRIPS = 300
 _BUSY_TRIPS = 300
@@ -44,20 +45,32 @@ def measure_delay(figures: Figures, ours: Side, theirs: Side, rounds: int) -> No
 
 
 def measure_delay_beside_bulk(figures: Figures, lopower: Lopower, rounds: int) -> None:
-    """One device transfers what it can for as long as another sends its bytes to and fro."""
-    for _ in range(rounds):
-        for direction in DIRECTIONS:
-            with _bulk(lopower, down=direction == "down"):
-                trips = round_trips(lopower.devices[0], lopower.target, _BUSY_TRIPS, _PAUSE, _BULK_SECONDS - 1.5)
-            figures.add(f"round_trip_bulk_{direction}_p99", trips["p99"])
+    """One device transfers what it can for as long as another sends its bytes to and fro.
+
+    The same once through wireguard-go's endpoint: what devices, servers and this machine take of the time.
+    """
+    with ExitStack() as stack:
+        other = Namespace("other")
+        system, _ = start_pair(stack, other)
+        assert isinstance(system.load, IperfLoad)
+        places = (
+            ("wireguard_go_", system.load.world.device, other, system.load.target),
+            ("", lopower.world.device, lopower.devices[0], lopower.target),
+        )
+        for number in range(rounds):
+            for direction in DIRECTIONS:
+                for name, bulk, quiet, target in places[min(number, 1) :]:
+                    with _bulk(bulk, target, down=direction == "down"):
+                        trips = round_trips(quiet, target, _BUSY_TRIPS, _PAUSE, _BULK_SECONDS - 1.5)
+                    figures.add(f"{name}round_trip_bulk_{direction}_p99", trips["p99"])
 
 
 @contextmanager
-def _bulk(lopower: Lopower, *, down: bool) -> Iterator[None]:
+def _bulk(space: Namespace, target: str, *, down: bool) -> Iterator[None]:
     """A transfer at full speed from before the block to after it. Raises RuntimeError if the block took longer."""
-    transfer(lopower.world.device, lopower.target, down=down, seconds=1)  # the server is free again after it
-    started = command(lopower.target, down=down, seconds=_BULK_SECONDS, port=IPERF_PORT)
-    bulk = lopower.world.device.popen(*started, stdout=subprocess.PIPE)
+    transfer(space, target, down=down, seconds=1)  # the server is free again after it
+    started = command(target, down=down, seconds=_BULK_SECONDS, port=IPERF_PORT)
+    bulk = space.popen(*started, stdout=subprocess.PIPE)
     time.sleep(0.5)
     yield
     ended = bulk.poll() is not None

@@ -14,9 +14,9 @@ from typing import Final
 
 from tests.bench import connects, hold, roundtrips
 from tests.bench.iperf import Transfer, command, read
-from tests.bench.systems import CONNECT_PORT, IPERF_PORT, IperfLoad
+from tests.bench.systems import CONNECT_PORT, IPERF_PORT, IperfLoad, join_host
 from tests.support.lopower_daemon import LopowerDaemon
-from tests.support.netns import Namespace, World, join, network_world
+from tests.support.netns import Namespace, World, network_world
 from tests.support.wireguard_go import WireguardGo, wireguard_go
 
 _MANY_PORTS: Final = 5300
@@ -63,12 +63,7 @@ class Lopower:
         """More devices, and an iperf3 server for each."""
         for number in range(len(self.devices), len(self.devices) + count):
             space = Namespace(f"d{number}")
-            self.world.namespaces.append(space)
-            join(space, self.world.host, "out0", f"more{number}")
-            near, far = (f"203.0.113.{number * 4 + last}" for last in (1, 2))
-            self.world.host.ip("address", "add", f"{near}/30", "dev", f"more{number}")
-            space.ip("address", "add", f"{far}/30", "dev", "out0")
-            space.ip("route", "add", f"{World.HOST_IPV4}/32", "via", near)
+            join_host(self.world, space, number)
             self._tunnel(space, self.daemon.lopower("device", "add", f"more{number}"))
             self.devices.append(space)
             port = _MANY_PORTS + number

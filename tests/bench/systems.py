@@ -23,7 +23,7 @@ from nacl.public import PrivateKey
 from tests.bench import connects, stream
 from tests.support import tailnet_programs
 from tests.support.lopower_daemon import LopowerDaemon
-from tests.support.netns import World, network_world
+from tests.support.netns import Namespace, World, join, network_world
 from tests.support.tailnet_world import sidecar_directory
 from tests.support.wireguard_go import WireguardGo, wireguard_go
 
@@ -146,17 +146,24 @@ def start_wireguard_go(stack: ExitStack) -> System:
     return start_pair(stack)[0]
 
 
-def start_pair(stack: ExitStack) -> tuple[System, WireguardGo]:
-    """wireguard-go on both sides, and the one that is the device."""
+def start_pair(stack: ExitStack, other: Namespace | None = None) -> tuple[System, WireguardGo]:
+    """wireguard-go on both sides, and the one that is the device; and another device in `other`."""
     world = stack.enter_context(network_world())
-    keys = [PrivateKey.generate() for _ in range(2)]
+    keys = [PrivateKey.generate() for _ in range(3)]
     private = [base64.b64encode(bytes(key)).decode() for key in keys]
     public = [base64.b64encode(bytes(key.public_key)).decode() for key in keys]
     server = stack.enter_context(wireguard_go(world.host))
     server.configure(
         f"[Interface]\nPrivateKey={private[0]}\nListenPort=51820\nAddress=10.80.0.1/24\n"
         f"[Peer]\nPublicKey={public[1]}\nAllowedIPs=10.80.0.2/32\n"
+        f"[Peer]\nPublicKey={public[2]}\nAllowedIPs=10.80.0.3/32\n"
     )
+    if other is not None:
+        join_host(world, other, 0)
+        stack.enter_context(wireguard_go(other)).configure(
+            f"[Interface]\nPrivateKey={private[2]}\nAddress=10.80.0.3/24\n"
+            f"[Peer]\nPublicKey={public[0]}\nAllowedIPs=10.80.0.1/32\nEndpoint={World.HOST_IPV4}:51820\n"
+        )
     device: WireguardGo = stack.enter_context(wireguard_go(world.device))
     device.configure(
         f"[Interface]\nPrivateKey={private[1]}\nAddress=10.80.0.2/24\n"
@@ -165,6 +172,16 @@ def start_pair(stack: ExitStack) -> tuple[System, WireguardGo]:
     load = IperfLoad(world, "10.80.0.1")
     load.serve("10.80.0.1")
     return System("wireguard-go", {"endpoint": server.pid}, load), device
+
+
+def join_host(world: World, space: Namespace, number: int) -> None:
+    """A link of its own from a further device's namespace to the world's host."""
+    world.namespaces.append(space)
+    join(space, world.host, "out0", f"more{number}")
+    near, far = (f"203.0.113.{number * 4 + last}" for last in (1, 2))
+    world.host.ip("address", "add", f"{near}/30", "dev", f"more{number}")
+    space.ip("address", "add", f"{far}/30", "dev", "out0")
+    space.ip("route", "add", f"{World.HOST_IPV4}/32", "via", near)
 
 
 def _add_device(stack: ExitStack, world: World, daemon: LopowerDaemon) -> None:

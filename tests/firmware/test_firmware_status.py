@@ -129,6 +129,18 @@ start([HOME], endpoints=["192.0.2.1:51820"])
 assert after(12) == "no network", lopower.status()
 internet.is_up = True
 assert after(12) is None
+# What a handshake needs is not loaded.
+import sys
+peers = sys.modules["lopower.peer"]
+real = peers._load
+for error, cause in ((MemoryError("none"), "heap"), (OSError(5), "flash")):
+    def failing(name):
+        raise error
+    peers._load = failing
+    start([HOME], endpoints=["192.0.2.1:51820"])
+    assert after(12) == cause, lopower.status()
+    peers._load = real
+    assert after(12) is None, lopower.status()
 lopower.stop()
 
 with open("lopower.json", "w") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,15 +13,15 @@ import pytest
 
 from lopower.control.client import ControlClient
 from lopower_hil.virtual_board.board import State
-from lopower_provisioning import filesystem, on_board, repl, serial_update
+from lopower_provisioning import filesystem, on_board, repl, serial_update, settings_file
 from lopower_provisioning.serial_update import ConfSource, DaemonSource, update_over_serial
-from lopower_provisioning.settings_file import Wifi, tunnel_from_conf
+from lopower_provisioning.settings_file import Wifi
 from lopower_provisioning.steps import LineReporter, Step
 from lopower_provisioning.update import UpdateOutcome, UpdateRequest
-from tests.provisioning.conftest import PASSWORD, SSID, BoardMaker
-from tests.provisioning.test_updates import Bench, on_flash
+from tests.provisioning.conftest import PASSWORD, SSID
+from tests.provisioning.test_updates import POINTS, Bench, on_flash
 from tests.support.loopback_daemon import LoopbackDaemon
-from tests.support.virtual_boards import mpremote
+from tests.support.virtual_boards import mpremote, virtual_board
 
 MAIN = "import os\nprint('main of', os.getcwd())\n"
 
@@ -58,7 +59,7 @@ def test_without_a_tunnel_and_with_the_same_key(bench: Bench, tmp_path: Path) ->
     """A board whose Wi-Fi is gone gets another one, a program, and a module that is new; the rest it has."""
     board = bench.board("kitchen", {"main.py": b"print('the first program')\n"}, hostname="kitchen")
     key, before = public_key(bench), board.flash_file.read_bytes()[: 2 << 20]
-    board.set_access_points(bench.points[1:])
+    board.set_access_points(POINTS[1:])
     main = tmp_path / "app"
     (main / "lib").mkdir(parents=True)
     (main / "main.py").write_text(MAIN)
@@ -94,31 +95,29 @@ def test_without_a_tunnel_and_with_the_same_key(bench: Bench, tmp_path: Path) ->
     assert bench.wait_for("kitchen", lambda device: device["firmware"]["set"] == 3)["public_key"] == key
 
 
-def test_with_a_configuration_alone(
-    daemon: LoopbackDaemon, make_board: BoardMaker, image: Path, tmp_path: Path
-) -> None:
+def test_with_a_configuration_alone(daemon: LoopbackDaemon, tmp_path: Path) -> None:
     """No daemon is asked: the board says by itself whether its tunnel is up, or that it went back."""
-    board = make_board()
     conf, other = tmp_path / "kitchen.conf", tmp_path / "other.conf"
-    assert daemon.lopower("device", "add", "kitchen", "-o", str(conf)).returncode == 0
-    assert daemon.lopower("device", "add", "other", "-o", str(other)).returncode == 0
-    nobody = {"LOPOWER_STATE_DIR": str(tmp_path / "nobody"), "LOPOWER_WIFI_PASSWORD": PASSWORD}
-    words = ["--conf", str(conf), "--image", str(image), "--wifi", SSID]
-    done = daemon.lopower("flash", board.port, *words, **nobody)
-    assert done.returncode == 0, done.stdout + done.stderr
-    del nobody["LOPOWER_WIFI_PASSWORD"]
-    refused = daemon.lopower("flash", board.port, "--update", "--conf", str(other), **nobody)
-    assert refused.returncode == 1
-    assert "the configuration is not the board's: its key is another" in refused.stderr
-    assert "The board runs what it ran before" in refused.stderr
-    done = daemon.lopower("flash", board.port, "--update", "--conf", str(conf), **nobody)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "kitchen runs" in done.stdout
-    source = ConfSource(tunnel_from_conf(conf.read_text()))
-    request = UpdateRequest(wifi=(Wifi("Nobody", "no such network"),), trial=6)
-    outcome = update_over_serial(board.port, None, source, request, LineReporter(several=False))
-    assert outcome.state == "went back", outcome
-    assert "no handshake within 6 s" in outcome.error
+    for path in (conf, other):
+        assert daemon.lopower("device", "add", path.stem, "-o", str(path)).returncode == 0
+    tunnel = settings_file.tunnel_from_conf(conf.read_text())
+    settings = settings_file.settings(tunnel, wifi=[Wifi(SSID, PASSWORD)], written=int(time.time()))
+    files = {**filesystem.device_files("xtensawin"), "lopower.json": settings}
+    with virtual_board(tmp_path, files, access_points=POINTS) as board:
+        board.wait_for(">>> ")
+        words = ["flash", board.port, "--update", "--conf"]
+        nobody = str(tmp_path / "nobody")
+        refused = daemon.lopower(*words, str(other), LOPOWER_STATE_DIR=nobody)
+        assert refused.returncode == 1
+        assert "the configuration is not the board's: its key is another" in refused.stderr
+        assert "The board runs what it ran before" in refused.stderr
+        done = daemon.lopower(*words, str(conf), LOPOWER_STATE_DIR=nobody)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "kitchen runs" in done.stdout
+        request = UpdateRequest(wifi=(Wifi("Nobody", "no such network"),), trial=6)
+        outcome = update_over_serial(board.port, "kitchen", ConfSource(tunnel), request, LineReporter(several=False))
+        assert outcome.state == "went back", outcome
+        assert "no handshake within 6 s" in outcome.error
 
 
 def test_the_cable_at_each_step(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +175,7 @@ def _with_watchdog(source: Any) -> Any:
     return shorter
 
 
-def test_boards_that_are_not_ours(daemon: LoopbackDaemon, make_board: BoardMaker, tmp_path: Path) -> None:
+def test_boards_that_are_not_ours(daemon: LoopbackDaemon, tmp_path: Path) -> None:
     """Somebody else's MicroPython, a device of another name, a key that is another's, a damaged set."""
     with ExitStack() as stack:
         bench = Bench(tmp_path, daemon, stack)

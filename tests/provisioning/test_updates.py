@@ -38,7 +38,6 @@ class Bench:
         self.daemon = daemon
         self._stack = stack
         self._boards: dict[str, Any] = {}
-        self.points = POINTS
 
     def board(self, name: str, user: Mapping[str, bytes] | None = None, **more: Any) -> Any:
         """A board that was flashed, and is connected."""

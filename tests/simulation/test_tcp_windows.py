@@ -9,7 +9,7 @@ import pytest
 from lopower.netstack.errors import FlowTimedOut
 from lopower.netstack.tcp.config import TcpConfig
 from lopower.wire.tcp import ACK, TcpOptions
-from tests.support.tcp_pair import Host, Network, Segment, Sink, Source
+from tests.support.tcp_pair import Host, Link, Network, Segment, Sink, Source
 from tests.support.tcp_raw import MODERN, PLAIN, RawClient
 
 SMALL = TcpConfig(receive_buffer=64 << 10, receive_buffer_initial=64 << 10)
@@ -185,3 +185,18 @@ def test_options_do_not_change_the_segment_size_mid_flow() -> None:
     connection.send(bytes(3000), raw.now)
     assert [len(segment.payload) for segment in raw.answers()] == [1368, 1368, 264]
     assert raw.send(ACK, options=TcpOptions(timestamp=raw.timestamp)) == []
+
+
+@pytest.mark.parametrize(("delay", "rate", "grows"), [(0.05, 0.0, True), (0.0005, 10e6, False), (0.0, 0.0, True)])
+def test_the_window_grows_only_while_it_is_what_holds_the_flow_up(delay: float, rate: float, grows: bool) -> None:
+    """Behind a long path, or with a fast peer near by; not where it would be a queue in front of a slow link."""
+    network = Network(up=Link(delay=delay, rate=rate, queue=10.0), down=Link(seed=22, delay=delay))
+    client, server = network.establish()
+    Source(network.client, client, bytes(6_000_000))
+    sink = Sink(network.server, server)
+    for _ in range(200):
+        network.run(0.1)
+        if sink.finished:
+            break
+    assert sink.finished
+    assert (server.receiver.limit > TcpConfig().receive_buffer_initial) is grows

@@ -39,7 +39,9 @@ DEFAULT_HEAP: Final = 384 << 10
 """Bytes. Stock MicroPython on an ESP32 has about 160 KB; objects take twice that on a 64-bit machine, and the board's
 own modules, which lie in the real board's firmware, about 60 KB."""
 
-CALL_SECONDS: Final = 30.0
+CALL_SECONDS: Final = 120.0
+"""The first start of a board with lopower on it compiles the kernels for this machine, which may be busy."""
+
 _log: Final = logging.getLogger("lopower.virtual_board")
 T = TypeVar("T")
 

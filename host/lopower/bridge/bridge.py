@@ -58,8 +58,9 @@ if TYPE_CHECKING:
     from lopower.tailnet.routes import HostSnapshot
     from lopower.tailnet.tsnet_inbound import InboundRequest
 
-# Rounds over the flows with work before the loop gets its turn: datagrams that wait are worth more than a longer batch.
-ROUNDS: Final = 4
+# What flows may move in one round (about 1 ms) before the socket is looked at again: who waits there is worth more than
+# a longer batch.
+ROUND_BYTES: Final = 256 << 10
 _DNS_PORT: Final = 53
 _NTP_PORT: Final = 123
 _HTTP_PORT: Final = 80
@@ -272,7 +273,7 @@ class Bridge:
             owner = item.owner
             if owner is not None:
                 ready[owner] = None
-        return self.flows.serve(now, ROUNDS)
+        return self.flows.serve(now, ROUND_BYTES)
 
     def next_timer(self) -> float | None:
         """When `handle_timer` is next due."""

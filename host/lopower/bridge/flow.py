@@ -1,7 +1,9 @@
 """What all flows of the bridge have in common, and the table of them.
 
 A flow has work when its device's side has news (the stack says so) or its upstream became ready (the poller says so).
-Both only mark it; the turn then serves each marked flow once per round, so that one busy flow never starves the others.
+Both only mark it; a round then serves the marked flows: those that say little first, then those that move much, in
+turn, until the round has moved its share. The data path looks at its socket again between rounds, so that a busy flow
+delays nobody by more than one round.
 """
 
 from __future__ import annotations
@@ -22,6 +24,14 @@ log = logging.getLogger(__name__)
 
 # Limits are minutes long; looking through all flows for those that are due happens at most this often.
 _MIN_SWEEP_SECONDS: Final = 0.5
+# A flow that moves so many bytes when it is served is after throughput, and waits behind those that are after answers.
+HEAVY_BYTES: Final = 16 << 10
+# What a heavy flow may move before the next one has its turn: chunks differ in size, so counting turns is not fair.
+SHARE_BYTES: Final = 128 << 10
+# Packets that a flow may read in one go while others wait, about 1 ms of work; alone it fills a chunk.
+SHARED_SLOTS: Final = 180
+SHARED_SECONDS: Final = 0.1  # since one of those has moved something
+_ALL_SLOTS: Final = 1024  # UIO_MAXIOV: a system call takes no more
 
 
 class Flow:
@@ -33,6 +43,7 @@ class Flow:
         state: whose it is.
         started: monotonic seconds.
         table: where it is entered.
+        is_heavy: moved `HEAVY_BYTES` or more when it last moved anything.
     """
 
     kind: Protocol
@@ -40,6 +51,7 @@ class Flow:
     state: DeviceState
     started: float
     table: FlowTable
+    is_heavy: bool = False
 
     def __init__(self, table: FlowTable, state: DeviceState, now: float) -> None:
         self.table = table
@@ -56,8 +68,13 @@ class Flow:
         """Packed address and port that the device wants to reach."""
         raise NotImplementedError
 
+    @property
+    def can_wait(self) -> bool:
+        """Whether its work may be left for the next round; not if it has views of the turn's packets."""
+        return False
+
     def serve(self, now: float) -> bool:
-        """Move what can be moved; True if there is more that only waits for its turn."""
+        """Move what can be moved, a bounded piece of it; True if there is more that only waits for its turn."""
         raise NotImplementedError
 
     def expired(self, now: float) -> None:
@@ -78,6 +95,8 @@ class FlowTable:
 
     Attributes:
         ready: flows that have work, in the order they got it.
+        moved: bytes that the flows of this round have moved; they count themselves.
+        slots: packets that a flow may read in one go.
         large_streams: flows whose unix stream to the sidecar has a large buffer.
         counters: what happened, for all devices together.
     """
@@ -88,6 +107,9 @@ class FlowTable:
         self.config = config
         self.counters: Counter[str] = Counter()
         self.ready: dict[Flow, None] = {}
+        self.moved = 0
+        self.slots = _ALL_SLOTS
+        self._shared_until = 0.0
         self.large_streams = 0
         self._flows: dict[Flow, None] = {}
         self._next_sweep: float | None = None
@@ -122,21 +144,50 @@ class FlowTable:
         if not self._flows:
             self._next_sweep = None
 
-    def serve(self, now: float, rounds: int) -> bool:
-        """Serve all that have work, in rounds; True if some still have."""
-        flows = self._flows
-        for _ in range(rounds):
-            batch = self.ready
-            if not batch:
-                return False
-            self.ready = {}
-            for flow in batch:
-                try:
-                    if flow in flows and flow.serve(now):
-                        self.ready[flow] = None
-                except Exception:
-                    self._failed(flow, now)
+    def serve(self, now: float, most: int) -> bool:
+        """One round; True if some still have work.
+
+        Args:
+            now: monotonic seconds.
+            most: once so many bytes have moved, what can wait does.
+        """
+        batch = self.ready
+        if not batch:
+            return False
+        self.ready = {}
+        self.moved = 0
+        heavy = [flow for flow in batch if flow.is_heavy]
+        self.slots = SHARED_SLOTS if len(heavy) > 1 or now < self._shared_until else _ALL_SLOTS
+        for flow in batch:
+            if not flow.is_heavy:
+                self._serve(flow, now)
+        waiting: dict[Flow, None] = {}
+        for flow in heavy:
+            if self.moved >= most and flow.can_wait:
+                waiting[flow] = None
+            else:
+                self._serve(flow, now, SHARE_BYTES)
+        if waiting:
+            waiting.update(self.ready)  # who has waited is first in the next round
+            self.ready = waiting
         return bool(self.ready)
+
+    def _serve(self, flow: Flow, now: float, share: int = 0) -> None:
+        """Serve it once, and again until it has moved `share` bytes or has no more."""
+        latest = before = self.moved
+        try:
+            more = flow in self._flows and flow.serve(now)
+            while more and latest < self.moved < before + share:
+                latest = self.moved
+                more = flow.serve(now)
+            if more:
+                self.ready[flow] = None
+        except Exception:
+            self._failed(flow, now)
+        if self.moved != before:
+            was_heavy, flow.is_heavy = flow.is_heavy, self.moved - before >= HEAVY_BYTES
+            if not (was_heavy or flow.is_heavy):
+                self._shared_until = now + SHARED_SECONDS
 
     def _failed(self, flow: Flow, now: float) -> None:
         """A fault of ours in one flow ends that flow, and no other."""

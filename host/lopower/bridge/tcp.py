@@ -118,6 +118,11 @@ class StitchedTcp(Flow):
         """As `Flow.destination`."""
         return self.connection.local
 
+    @property
+    def can_wait(self) -> bool:
+        """As `Flow.can_wait`."""
+        return not self.connection.received
+
     def serve(self, now: float) -> bool:
         """As `Flow.serve`."""
         connection = self.connection
@@ -241,6 +246,7 @@ class StitchedTcp(Flow):
             if taken:
                 connection.consume(taken, now)
                 self.bytes_up += taken
+                self.table.moved += taken
                 self._latest = now
                 received = connection.received
         if connection.peer_closed and not received and not self._shut:
@@ -263,8 +269,8 @@ class StitchedTcp(Flow):
             if self._ending and (code := upstream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
                 raise OSError(code, "upstream failed while the device's window was full")
             return False
-        if len(slots) > MAX_BUFFERS:
-            slots = slots[:MAX_BUFFERS]
+        if len(slots) > self.table.slots:
+            slots = slots[: self.table.slots]
         try:
             taken = upstream.recvmsg_into(slots)[0]
         except BlockingIOError:
@@ -281,6 +287,7 @@ class StitchedTcp(Flow):
             return False
         connection.commit(taken, now)
         self.bytes_down += taken
+        self.table.moved += taken
         # An edge-triggered socket that has more to say than it gave says so again; one that has ended may not.
         if not self._ending and taken < len(slots) * len(slots[0]):
             self._readable = False

@@ -19,8 +19,11 @@ from lopower.wireguard.interface import Interface
 
 log = logging.getLogger(__name__)
 
-# Batches taken in one turn before asyncio gets the loop back: a flood on the socket must not starve everything else.
-MAX_ROUNDS: Final = 4
+# Rounds of one turn before asyncio gets the loop back: a flood on the socket must not starve everything else.
+MAX_ROUNDS: Final = 8
+# While flows have bulk to send, busy devices' acknowledgments are looked at once in so many rounds: together they cost
+# as much as one alone.
+ROUNDS_FOR_ALL: Final = 4
 # A timer that turns out to be due this much earlier than the armed one is worth arming anew; less is not.
 TIMER_SLACK: Final = 0.001
 
@@ -29,7 +32,7 @@ class Application(Protocol):
     """What stands above the netstack: the bridge, or a virtual device's own programs."""
 
     def turn(self, now: float) -> bool:
-        """Handle the stack's events and dirty flows; True if there is more to do at once."""
+        """Handle the stack's events and dirty flows, a bounded piece of work; True if there is more to do at once."""
 
     def interface_events(self, events: list[Event], now: float) -> None:
         """Handle what the WireGuard interface reports."""
@@ -122,9 +125,11 @@ class DataPath:
     def _turn_unguarded(self) -> None:
         interface, stack, application, clock = self.interface, self.stack, self.application, self._clock
         self.counters["turns"] += 1
-        for _ in range(MAX_ROUNDS):
+        self.socket.arrivals.begin_turn(clock())
+        pending = False
+        for number in range(MAX_ROUNDS):
             now = clock()
-            datagrams, more = self.socket.receive()
+            datagrams, more = self.socket.receive(pending and number % ROUNDS_FOR_ALL != 0)
             if datagrams.lengths:
                 packets = interface.receive(datagrams, now)
                 if packets.count or packets.large:
@@ -133,9 +138,9 @@ class DataPath:
             stack.flush(now)
             if events := interface.take_events():
                 application.interface_events(events, now)
-            if not more:
+            if not (more or pending):
                 break
-        if pending:
+        else:
             self.wake()
         self._handle_timers(clock())
 

@@ -25,6 +25,7 @@ from lopower.tailnet.routes import HostSnapshot, interface_addresses, take_snaps
 _IPPROTO_UDP: Final = 17
 _UDP_SEGMENT: Final = 103
 _UDP_GRO: Final = 104
+_FEW_PORTS: Final = 16_384  # what RFC 6335 section 6 sets aside for this
 _TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
 
 Verdict = Literal["ok", "warning", "failure"]
@@ -91,6 +92,7 @@ def run(settings: Settings, facts: Facts, host: Host | None = None) -> list[Chec
         lambda: check_ipv6(host),
         lambda: check_buffers(host),
         lambda: check_offloads(settings),
+        lambda: check_local_ports(settings, host),
         lambda: check_ping(host),
         lambda: check_clock(),
         lambda: check_sidecar(sidecar_program()) if uses_tsnet(settings) else check_tailnet(host),
@@ -233,6 +235,24 @@ def check_offloads(settings: Settings) -> Check:
     return Check(name, "ok", "the kernel has UDP GRO and GSO")
 
 
+def check_local_ports(settings: Settings, host: Host) -> Check:
+    """The host's ports suffice for many short connections to one target: each keeps one for the minute of TIME-WAIT."""
+    name = "local_ports"
+    bounds = (host.read("/proc/sys/net/ipv4/ip_local_port_range") or "").split()
+    if len(bounds) != 2:
+        return Check(name, "ok", "this system has no range of local ports that could be read")
+    sources = [address.version for address in settings.source_address]
+    ports = (int(bounds[1]) - int(bounds[0]) + 1) * max(sources.count(4), sources.count(6), 1)
+    reuse = host.read("/proc/sys/net/ipv4/tcp_tw_reuse")
+    if reuse == "1":
+        return Check(name, "ok", f"one target can have {ports} connections from this host, ended ones aside")
+    each_minute = f"one target can have {ports} connections a minute from this host"
+    if ports < _FEW_PORTS or reuse == "0":
+        advice = f"{_PORTS_ADVICE}; the former in /etc/sysctl.d/, too"
+        return Check(name, "warning", f"{each_minute}, and those beyond fail", advice)
+    return Check(name, "ok", f"{each_minute}; should that be too few: {_PORTS_ADVICE}")
+
+
 def check_ping(host: Host) -> Check:
     """Unprivileged ping sockets, without which devices' echo requests beyond the gateway stay unanswered."""
     name = "ping"
@@ -320,4 +340,5 @@ def _clock_synchronised() -> bool | None:
     return None if state < 0 else state != _TIME_ERROR
 
 
+_PORTS_ADVICE: Final = "sysctl -w net.ipv4.tcp_tw_reuse=1, or several --source-address"
 _STATE_ADVICE: Final = "run as the user that owns it (sudo for the service's), or choose another with --state-dir"

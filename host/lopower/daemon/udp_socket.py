@@ -16,14 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from lopower.wire import buffers
+from lopower.daemon.arrivals import SLOT, SLOTS, Arrivals
 from lopower.wire.datagrams import DatagramBatch, Endpoint
 
-SLOT: Final = 65_536
-# Under load 1 MB at a time keeps a batch inside the second-level cache and its fixed costs small; a batch of datagrams
-# that do not coalesce (many small devices) is bounded by their number instead.
-MAX_BATCH_BYTES: Final = 1 << 20
-MAX_BATCH_DATAGRAMS: Final = 64
+MAX_ERRORS: Final = 64  # in a row of receptions, before something else has its turn
 BUFFER_BYTES: Final = 8 << 20
 # What waits while the kernel's send buffer is full: we may be faster than the link. More is dropped, as routers do.
 MAX_WAITING_BYTES: Final = 4 << 20
@@ -59,6 +55,7 @@ class UdpSocket:
         port: the bound port.
         counters: receive errors, datagrams dropped by reason.
         waiting_bytes: what waits for the kernel's send buffer.
+        arrivals: what was received and not processed.
     """
 
     def __init__(self, host: str, port: int, features: SocketFeatures, want_write: Callable[[bool], None]) -> None:
@@ -90,8 +87,8 @@ class UdpSocket:
             pktinfo=features.pktinfo and self._ask_for_pktinfo(),
         )
         self._gso = self.features.gso
-        self.batch = DatagramBatch(buffers.zeroed(MAX_BATCH_DATAGRAMS * SLOT))
-        self._slots = [self.batch.view[at : at + SLOT] for at in range(0, MAX_BATCH_DATAGRAMS * SLOT, SLOT)]
+        self.arrivals = Arrivals()
+        self._slots = [self.arrivals.batch.view[at : at + SLOT] for at in range(0, SLOTS * SLOT, SLOT)]
         self._ancillary_bytes = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
         self._endpoints: dict[tuple[object, bytes], Endpoint] = {}
         self._destinations: dict[Endpoint, tuple[tuple[str, int] | tuple[str, int, int, int], list[_Ancillary]]] = {}
@@ -102,32 +99,43 @@ class UdpSocket:
 
     def release_unused(self) -> None:
         """Give up what the last batches occupied; not within a turn."""
-        self.batch.clear()
-        buffers.discard(self.batch.buffer)
+        self.arrivals.discard()
 
-    def receive(self) -> tuple[DatagramBatch, bool]:
-        """Take what waits, up to one batch; True if there may be more. The batch is valid until the next call."""
-        batch = self.batch
-        batch.clear()
+    def receive(self, prompt_only: bool = False) -> tuple[DatagramBatch, bool]:
+        """Take what waits in the kernel, and give what is to be processed next; True if there may be more.
+
+        The batch is valid until the next call. With `prompt_only` it has nothing of busy senders (`Arrivals`).
+        """
+        arrivals = self.arrivals
+        batch = arrivals.release()
+        more = self._receive()
+        arrivals.take(prompt_only)
+        return batch, more or arrivals.has_more
+
+    def _receive(self) -> bool:
+        """Fill free slots; False if the kernel has no more."""
+        arrivals = self.arrivals
+        free = arrivals.free
         receive, room, slots = self._socket.recvmsg_into, self._ancillary_bytes, self._slots
-        taken = index = errors = 0
-        while index < MAX_BATCH_DATAGRAMS and taken < MAX_BATCH_BYTES:
+        wanted = arrivals.wanted_bytes
+        errors = 0
+        while free and wanted > 0:
             try:
-                length, ancillary, _, address = receive((slots[index],), room)
+                length, ancillary, _, address = receive((slots[free[-1]],), room)
             except BlockingIOError:
-                return batch, False
+                return False
             except OSError as error:
                 # What ICMP reports about something we sent, or a passing lack of memory: never a reason to stop.
                 self.counters[f"receive_{errno.errorcode.get(error.errno or 0, 'error')}"] += 1
                 errors += 1
-                if errors == MAX_BATCH_DATAGRAMS:
-                    return batch, False
+                if errors == MAX_ERRORS:
+                    return False
                 continue
             if not length:
                 self.counters["empty"] += 1
                 errors += 1
-                if errors == MAX_BATCH_DATAGRAMS:
-                    return batch, True
+                if errors == MAX_ERRORS:
+                    return True
                 continue
             segment = length
             info = b""
@@ -137,13 +145,13 @@ class UdpSocket:
                 else:
                     info = data
             endpoint = self._endpoints.get((address, info)) or self._endpoint(address, info)
-            batch.append(index * SLOT, length, segment, endpoint)
-            taken += length
-            index += 1
-        return batch, True
+            arrivals.add(length, segment, endpoint)
+            wanted -= length
+        return True
 
     def transmit(self, datagrams: memoryview[int], segment_size: int, endpoint: Endpoint) -> None:
         """Send `datagrams`, cut every `segment_size` bytes; the order of calls is the order on the wire."""
+        self.arrivals.count(endpoint, len(datagrams))
         if self._waiting:
             self._wait(datagrams, segment_size, endpoint)
             return

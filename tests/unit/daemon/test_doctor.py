@@ -37,7 +37,7 @@ def settings(tmp_path: Path, **flags: object) -> Settings:
 
 def test_all_checks_run_on_this_host_and_none_raises(tmp_path: Path) -> None:
     checks = doctor.run(settings(tmp_path), Facts())
-    assert len({check.name for check in checks}) == len(checks) == 10
+    assert len({check.name for check in checks}) == len(checks) == 11
     assert all(check.advice for check in checks if check.verdict != "ok")
 
 
@@ -113,3 +113,27 @@ def test_tailnet(tmp_path: Path) -> None:
 def test_an_endpoint_that_cannot_be_resolved(tmp_path: Path) -> None:
     check = doctor.check_endpoint(settings(tmp_path, endpoint=["no-such-host.invalid"]), Facts())
     assert (check.verdict, "cannot be resolved" in check.text) == ("warning", True)
+
+
+@pytest.mark.parametrize(
+    ("ports", "reuse", "sources", "verdict", "seen"),
+    [
+        ("32768\t60999", "2", [], "ok", "28232 connections a minute"),
+        ("32768\t60999", "0", [], "warning", "28232 connections a minute"),
+        ("60000\t60999", "2", [], "warning", "1000 connections a minute"),
+        ("60000\t60999", "1", [], "ok", "1000 connections from"),
+        ("50000\t60999", "2", ["192.0.2.1", "192.0.2.2", "2001:db8::1"], "ok", "22000 connections a minute"),
+        (None, None, [], "ok", "no range"),
+    ],
+)
+def test_local_ports(
+    tmp_path: Path, ports: str | None, reuse: str | None, sources: list[str], verdict: str, seen: str
+) -> None:
+    host = ChosenHost(tmp_path)
+    for path, text in (("ip_local_port_range", ports), ("tcp_tw_reuse", reuse)):
+        if text is not None:
+            host.put(f"/proc/sys/net/ipv4/{path}", text)
+    check = doctor.check_local_ports(settings(tmp_path, source_address=sources), host)
+    assert check.verdict == verdict
+    assert seen in check.text
+    assert ("tcp_tw_reuse=1" in check.advice) == (verdict == "warning")

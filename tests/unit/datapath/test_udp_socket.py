@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from lopower.daemon import udp_socket
+from lopower.daemon.arrivals import SLOTS
 from lopower.daemon.udp_socket import SocketFeatures, UdpSocket
 from lopower.wire.datagrams import Endpoint
 from tests.support.requirements import missing
@@ -181,12 +182,12 @@ def test_empty_and_largest_datagrams_are_no_trouble(ours: UdpSocket) -> None:
 
 
 def test_a_batch_is_bounded_and_the_rest_comes_next(ours: UdpSocket) -> None:
-    senders = [peer(socket.AF_INET, "127.0.0.1") for _ in range(udp_socket.MAX_BATCH_DATAGRAMS + 5)]
+    senders = [peer(socket.AF_INET, "127.0.0.1") for _ in range(SLOTS + 5)]
     try:
         for sender in senders:
             sender.sendto(b"x", ("127.0.0.1", ours.port))
         batch, more = ours.receive()
-        assert (len(batch.lengths), more) == (udp_socket.MAX_BATCH_DATAGRAMS, True)
+        assert (len(batch.lengths), more) == (SLOTS, True)
         batch, more = ours.receive()
         assert (len(batch.lengths), more) == (5, False)
     finally:

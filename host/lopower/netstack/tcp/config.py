@@ -11,7 +11,7 @@ class TcpConfig:
 
     Attributes:
         local_addresses: packed addresses that an active open without a local address may use.
-        receive_buffer_initial: the receive window a flow begins with; it doubles while its reader keeps up.
+        receive_buffer_initial: the receive window a flow begins with; it doubles while it is what holds the flow up.
         receive_buffer: the most it grows to; a window of at most 65,535 << 7 can be told to the peer.
         send_buffer: the most one flow holds of data not yet acknowledged, sent or not; less while many flows hold some.
         read_ahead: how much unsent data a flow takes beyond its windows, so that upstream is read in large pieces.

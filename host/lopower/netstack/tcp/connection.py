@@ -175,7 +175,7 @@ class Connection:
 
     def consume(self, size: int, now: float) -> None:
         """`size` bytes from the front of `received` went on; the window opens. ValueError: so many are not there."""
-        self.receiver.consume(size)
+        self.receiver.consume(size, self.sender.rtt.minimum, now)
         if not self.is_closed:
             self.layer.active[self] = None
 

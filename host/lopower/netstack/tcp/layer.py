@@ -438,6 +438,10 @@ class TcpLayer:
             active, self.active = self.active, {}
             for connection in active:
                 connection.flush(now)
+        self.send_queued(now)
+
+    def send_queued(self, now: float) -> None:
+        """Queued packets leave before the turn's end: rows must not overtake them, and they do not wait behind bulk."""
         if self._outgoing:
             outgoing, self._outgoing = self._outgoing, {}
             for peer, flows in outgoing.items():

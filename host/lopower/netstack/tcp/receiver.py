@@ -21,6 +21,11 @@ _ROUNDING_SLACK: Final = 512
 # What a flow may hold for its reader even when the budget is exhausted, so that none starves.
 _MINIMUM_HOLD: Final = 4096
 
+# A window that its peer fills and its reader empties within this time (seconds), or within two of the path's shortest
+# round trips, may be what holds the flow up, and grows. One that takes longer only makes the queues on the way longer,
+# in which other flows wait too.
+_ENOUGH_SECONDS: Final = 0.008
+
 _TIGHT_WINDOW: Final = 16 << 10  # the window of new promises while memory is tight
 
 
@@ -30,7 +35,7 @@ class Receiver:
     Attributes:
         irs, rcv_nxt: initial and next expected sequence number.
         rcv_adv: right edge of what was promised; it never moves left (RFC 9293 section 3.8.6).
-        limit: how much may be held for the reader, at most; grows while the reader keeps up.
+        limit: how much may be held for the reader, at most; grows while it is what holds the flow up.
         received, received_bytes: in order, not yet consumed.
         reassembly: out-of-order data.
         ts_recent, ts_recent_at: RFC 7323 section 4.3, and when it was set.
@@ -44,6 +49,7 @@ class Receiver:
     __slots__ = (
         "_budget",
         "_consumed",
+        "_counted_from",
         "_held",
         "_maximum",
         "_stable",
@@ -77,7 +83,8 @@ class Receiver:
         self.received_bytes = 0
         self._stable = 0  # received[:_stable] are copies of ours, the rest views of the turn's rows
         self._held = 0  # bytes counted in the budget
-        self._consumed = 0  # since the window grew last
+        self._consumed = 0  # since `_counted_from`, monotonic seconds
+        self._counted_from = 0.0
         self.reassembly = Reassembly()
         self.ts_recent = 0
         self.ts_recent_at = 0.0
@@ -176,8 +183,8 @@ class Receiver:
         self._budget.used += reassembly.byte_count - before
         return kept
 
-    def consume(self, size: int) -> None:
-        """The reader has taken `size` bytes from the front."""
+    def consume(self, size: int, shortest_rtt: float, now: float) -> None:
+        """The reader has taken `size` bytes from the front; `shortest_rtt` is 0.0 if no round trip was timed."""
         if size > self.received_bytes or size < 0:
             raise ValueError(f"consume of {size} bytes while {self.received_bytes} are there")
         self.received_bytes -= size
@@ -199,9 +206,11 @@ class Receiver:
                 received[done] = memoryview(received[done])[size:]
             del received[:done]
             self._stable = max(self._stable - done, 0)
-        if self._consumed >= self.limit and self.limit < self._maximum:
+        if self._consumed >= self.limit:
             self._consumed = 0
-            self.limit = min(2 * self.limit, self._maximum)
+            took, self._counted_from = now - self._counted_from, now
+            if not shortest_rtt or took <= max(2 * shortest_rtt, _ENOUGH_SECONDS):
+                self.limit = min(2 * self.limit, self._maximum)
 
     def keep(self) -> None:
         """The turn ends: copy what is left of its rows."""
