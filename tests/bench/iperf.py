@@ -59,7 +59,8 @@ def transfer(
 def command(target: str, *, down: bool, seconds: float, port: int, options: tuple[str, ...] = ()) -> list[str]:
     """The command line; iperf3 knows whole seconds only, and takes none for no end."""
     reverse = ["-R"] if down else []
-    return ["iperf3", "-c", target, "-p", str(port), "-t", str(math.ceil(seconds)), "-J", *reverse, *options]
+    control = [] if "-u" in options else ["-C", "cubic"]  # not the host's choice: BBR pays no heed to loss
+    return ["iperf3", "-c", target, "-p", str(port), "-t", str(math.ceil(seconds)), "-J", *control, *reverse, *options]
 
 
 def read(output: str) -> Transfer:

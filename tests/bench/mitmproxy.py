@@ -17,8 +17,8 @@ from typing import Final
 
 from nacl.public import PrivateKey
 
-from tests.bench.systems import IPERF_PORT, IperfLoad, bench_world
-from tests.support.netns import World
+from tests.bench.systems import IPERF_PORT, IperfLoad
+from tests.support.netns import World, network_world
 from tests.support.wireguard_go import wireguard_go
 
 _WANTED: Final = "mitmproxy>=12.2"
@@ -52,7 +52,7 @@ def start(stack: ExitStack, directory: Path) -> Mitmproxy:
     """
     program = _program()
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
-    world = stack.enter_context(bench_world())
+    world = stack.enter_context(network_world())
     keys = [PrivateKey.generate() for _ in range(2)]
     private = [_text(bytes(key)) for key in keys]
     directory.mkdir()

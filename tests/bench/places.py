@@ -14,9 +14,9 @@ from typing import Final
 
 from tests.bench import connects, hold, roundtrips
 from tests.bench.iperf import Transfer, command, read
-from tests.bench.systems import CONNECT_PORT, IPERF_PORT, IperfLoad, bench_world, join_host
+from tests.bench.systems import CONNECT_PORT, IPERF_PORT, IperfLoad, join_host
 from tests.support.lopower_daemon import LopowerDaemon
-from tests.support.netns import Namespace, World
+from tests.support.netns import Namespace, World, network_world
 from tests.support.wireguard_go import WireguardGo, wireguard_go
 
 _MANY_PORTS: Final = 5300
@@ -34,7 +34,7 @@ class Lopower:
 
     def __init__(self, stack: ExitStack, directory: Path, *flags: str) -> None:
         directory.mkdir()
-        self.world = stack.enter_context(bench_world())
+        self.world = stack.enter_context(network_world())
         self.daemon = LopowerDaemon(self.world.host, directory, "--tailnet", "host", *flags, endpoint=World.HOST_IPV4)
         stack.callback(self.daemon.stop)
         self.daemon.start()

@@ -13,8 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -33,20 +32,6 @@ CONNECT_PORT: Final = 5202
 ECHO_PORT: Final = 7  # of a peer of the test tailnet
 _JOIN_SECONDS: Final = 30.0
 _PROGRAMS: Final = {module: str(module.__file__) for module in (connects, stream)}
-
-
-@contextmanager
-def bench_world() -> Iterator[World]:
-    """A world whose kernels control congestion as Linux does by default, whatever this host prefers."""
-    with network_world() as world:
-        for space in (world.device, world.host):
-            use_cubic(space)
-        yield world
-
-
-def use_cubic(space: Namespace) -> None:
-    """BBR, for one, cares little for loss, and paces, which makes other batches."""
-    space.sysctl(tcp_congestion_control="cubic")
 
 
 class Load(Protocol):
@@ -124,7 +109,7 @@ def _connects(world: World, target: str, port: int, seconds: float) -> float:
 
 def start_lopower(stack: ExitStack, directory: Path, profile: Path | None) -> System:
     """lopower with the host driver."""
-    world = stack.enter_context(bench_world())
+    world = stack.enter_context(network_world())
     daemon = LopowerDaemon(world.host, directory, "--tailnet", "host", endpoint=World.HOST_IPV4, profile=profile)
     stack.callback(daemon.stop)
     daemon.start()
@@ -138,7 +123,7 @@ def start_lopower(stack: ExitStack, directory: Path, profile: Path | None) -> Sy
 
 def start_tailnet(stack: ExitStack, directory: Path, profile: Path | None) -> System:
     """lopower with the tsnet driver, in a test tailnet with one peer."""
-    world = stack.enter_context(bench_world())
+    world = stack.enter_context(network_world())
     announced = _start_peer(world, tailnet_programs.world())
     os.environ["PATH"] = f"{sidecar_directory(directory)}:{os.environ['PATH']}"
     os.environ |= {"TS_PANIC_IF_HIT_MAIN_CONTROL": "1", "TS_DISABLE_PORTMAPPER": "1"}
@@ -163,7 +148,7 @@ def start_wireguard_go(stack: ExitStack) -> System:
 
 def start_pair(stack: ExitStack, other: Namespace | None = None) -> tuple[System, WireguardGo]:
     """wireguard-go on both sides, and the one that is the device; and another device in `other`."""
-    world = stack.enter_context(bench_world())
+    world = stack.enter_context(network_world())
     keys = [PrivateKey.generate() for _ in range(3)]
     private = [base64.b64encode(bytes(key)).decode() for key in keys]
     public = [base64.b64encode(bytes(key.public_key)).decode() for key in keys]
@@ -192,7 +177,6 @@ def start_pair(stack: ExitStack, other: Namespace | None = None) -> tuple[System
 def join_host(world: World, space: Namespace, number: int) -> None:
     """A link of its own from a further device's namespace to the world's host."""
     world.namespaces.append(space)
-    use_cubic(space)
     join(space, world.host, "out0", f"more{number}")
     near, far = (f"203.0.113.{number * 4 + last}" for last in (1, 2))
     world.host.ip("address", "add", f"{near}/30", "dev", f"more{number}")
