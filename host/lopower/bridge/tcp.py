@@ -330,7 +330,7 @@ class StitchedTcp(Flow):
             self.state.dials -= 1
             self._dial = None
         self.state.tcp_flows -= 1
-        self.connection.owner = None
+        self.connection.release()
         self.table.discard(self)
 
 

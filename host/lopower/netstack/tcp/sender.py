@@ -622,3 +622,7 @@ class Sender:
         self.queue.clear()
         self.board.clear()
         self.timer, self.timer_at = Timer.NONE, _NEVER
+
+    def release(self) -> None:
+        """Let go of the connection, which is closed: nothing but what the owner may ask still works."""
+        del self._connection
