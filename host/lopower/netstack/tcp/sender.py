@@ -117,7 +117,8 @@ class Sender:
         self._prr_delivered = self._prr_out = 0
         self._prr_flight = 1
         self._headers: RowHeaders | None = None
-        self.start(self.mss)
+        if not connection.passive:  # else the SYN is there already, and `start` comes with what it says
+            self.start(self.mss)
 
     def start(self, mss: int) -> None:
         """The peer's SYN said what it can do: the stream begins behind our SYN."""
