@@ -188,4 +188,4 @@ def test_a_refusal_is_seen_although_the_rest_never_comes(data: bytes) -> None:
 
 def test_reading_too_far_is_our_own_fault() -> None:
     with pytest.raises(ValueError, match="were read"):
-        ReplyReader().feed(bytes(9))
+        ReplyReader().feed(bytes(15))

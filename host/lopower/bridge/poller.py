@@ -95,12 +95,16 @@ class Poller:
         if mask & WRITE:
             self._loop.add_writer(fd, self._report, fd, WRITE)
 
-    def remove(self, fd: int) -> None:
-        """Watch `fd` no longer; it is not called back any more, not even for what was reported already."""
+    def remove(self, fd: int, closing: bool = False) -> None:
+        """Watch `fd` no longer; it is not called back any more, not even for what was reported already.
+
+        With `closing` the caller closes it next, and no other descriptor is of the same socket: epoll(7) forgets it by itself.
+        """
         if self._callbacks.pop(fd, None) is None:
             return
         if self.edge_triggered:
-            self._epoll.unregister(fd)
+            if not closing:
+                self._epoll.unregister(fd)
             self._on_demand.pop(fd, None)
         else:
             self._pending.pop(fd, None)

@@ -310,7 +310,7 @@ class StitchedTcp(Flow):
         self._finish()
 
     def _close_upstream(self, upstream: socket.socket, with_reset: bool = False) -> None:
-        self.table.poller.remove(self._fd)
+        self.table.poller.remove(self._fd, closing=True)
         self._upstream = None
         if self._is_large:
             self._is_large = False
@@ -330,7 +330,7 @@ class StitchedTcp(Flow):
             self.state.dials -= 1
             self._dial = None
         self.state.tcp_flows -= 1
-        self.connection.owner = None
+        self.connection.release()
         self.table.discard(self)
 
 

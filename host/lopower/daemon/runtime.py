@@ -129,7 +129,7 @@ class ProxyRuntime:
     def start(self) -> None:
         """Begin; the socket must be open."""
         settings, registry, loop, clock = self._settings, self._registry, self._loop, self._clock
-        uniform = random.SystemRandom().uniform
+        uniform = random.Random().uniform  # jitter is no secret, and costs no system call this way
         self._timestamp = TimestampSource(time.time_ns, registry.timestamps_reserved_until, self._reserve_timestamps)
         self.interface = Interface(
             private_key=self._private_key,

@@ -37,6 +37,7 @@ ADDRESS_NOT_SUPPORTED: Final = 8
 # Method selection, login status, and the reply as far as the address type: what every answer has.
 _ANSWER_HEAD: Final = struct.Struct("!BBBBBBBB")
 _BOUND_LENGTHS: Final = {ADDRESS_IPV4: 4, ADDRESS_IPV6: 16}
+_SHORTEST_ANSWER: Final = _ANSWER_HEAD.size + min(_BOUND_LENGTHS.values()) + 2
 
 
 class SocksError(Exception):
@@ -86,7 +87,7 @@ class ReplyReader:
     def __init__(self) -> None:
         self._data = bytearray()
         self._end = 0
-        self.wanted = _ANSWER_HEAD.size
+        self.wanted = _SHORTEST_ANSWER
         self.code: int | None = None
 
     def feed(self, data: bytes) -> bool:
@@ -108,11 +109,11 @@ class ReplyReader:
                 raise SocksError("the server does not take a user name")
         if len(held) >= 4 and (held[2] != LOGIN_VERSION or held[3] != 0):
             raise SocksError("the server does not take this user name")
-        if not self._end and len(held) == _ANSWER_HEAD.size:
-            version, code, reserved, kind = held[4:]
+        if not self._end and len(held) >= _ANSWER_HEAD.size:
+            version, code, reserved, kind = held[4 : _ANSWER_HEAD.size]
             if version != VERSION or reserved != 0 or kind not in _BOUND_LENGTHS:
                 raise SocksError("the server's reply is malformed")
             self.code = code
-            self._end = len(held) + _BOUND_LENGTHS[kind] + 2
-        self.wanted = (self._end or _ANSWER_HEAD.size) - len(held)
+            self._end = _ANSWER_HEAD.size + _BOUND_LENGTHS[kind] + 2
+        self.wanted = (self._end or _SHORTEST_ANSWER) - len(held)
         return self._end > 0 and not self.wanted

@@ -239,6 +239,16 @@ class Connection:
             self.send_segment(self.sender.snd_nxt, RST | ACK, now)
         self.terminate(FlowAborted, now)
 
+    def release(self) -> None:
+        """The owner is done with it, and calls nothing of it any more; only between calls of the stack's.
+
+        A closed flow's parts are freed at once then: the two refer to each other, and the garbage collector would have to
+        find them.
+        """
+        self.owner = None
+        if self.is_closed:
+            self.sender.release()
+
     # What the state machine and the sender call
 
     def timestamp(self, now: float) -> int:

@@ -117,7 +117,8 @@ class Sender:
         self._prr_delivered = self._prr_out = 0
         self._prr_flight = 1
         self._headers: RowHeaders | None = None
-        self.start(self.mss)
+        if not connection.passive:  # else the SYN is there already, and `start` comes with what it says
+            self.start(self.mss)
 
     def start(self, mss: int) -> None:
         """The peer's SYN said what it can do: the stream begins behind our SYN."""
@@ -622,3 +623,7 @@ class Sender:
         self.queue.clear()
         self.board.clear()
         self.timer, self.timer_at = Timer.NONE, _NEVER
+
+    def release(self) -> None:
+        """Let go of the connection, which is closed: nothing but what the owner may ask still works."""
+        del self._connection
