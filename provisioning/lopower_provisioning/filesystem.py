@@ -127,8 +127,8 @@ def build(
     Raises FilesystemError for a path that leaves the file system or takes the place of one of lopower's own files, and
     if there is not enough room.
     """
-    files = {**device_files(architecture, version), "lopower.json": settings, **program(user or {})}
-    return littlefs(files, size)
+    ours = program(user or {})  # refused before anything is compiled
+    return littlefs({**device_files(architecture, version), "lopower.json": settings, **ours}, size)
 
 
 def program(user: Mapping[str, bytes]) -> dict[str, bytes]:

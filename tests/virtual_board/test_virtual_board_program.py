@@ -47,6 +47,22 @@ def test_clock_sleep_and_power(tmp_path: Path) -> None:
         assert "cause 1 memory b'' year 2000" in board.wait_for("done", since=mark)
 
 
+def test_ports_that_the_host_has(tmp_path: Path) -> None:
+    """They are the board's all the same, each once."""
+    with socket.create_server(("", 0)) as taken:
+        text = (
+            "import socket\nfirst = socket.socket()\n"
+            f"first.bind(('', {taken.getsockname()[1]}))\nfirst.listen(1)\nprint('bound')\n"
+            f"second = socket.socket()\ntry: second.bind(('', {taken.getsockname()[1]}))\n"
+            "except OSError as error: print('errno', error.errno)\nfirst.close()\n"
+            f"second.bind(('', {taken.getsockname()[1]}))\n"
+        )
+        with virtual_board(tmp_path, program(text)) as board:
+            printed = board.wait_for("done")
+    assert "bound\r\n" in printed
+    assert "errno 98" in printed
+
+
 def test_watchdog_and_reset_causes(tmp_path: Path) -> None:
     text = (
         "import machine, time\ncause = machine.reset_cause()\nprint('cause', cause)\n"

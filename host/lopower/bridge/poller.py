@@ -98,7 +98,7 @@ class Poller:
     def remove(self, fd: int, closing: bool = False) -> None:
         """Watch `fd` no longer; it is not called back any more, not even for what was reported already.
 
-        With `closing` the caller closes it next, and no other descriptor is of the same socket: epoll(7) forgets it by itself.
+        With `closing` it is closed next, and no other descriptor is of the same socket: epoll(7) forgets it then.
         """
         if self._callbacks.pop(fd, None) is None:
             return

@@ -212,8 +212,9 @@ def _show_login(url: str) -> None:
 
 
 def _work_in_batches() -> None:
-    """Let who is at work on this processor finish what it has for us, as Linux's batch policy has it, instead of stopping it
-    for each packet. On an idle processor that changes nothing. The sidecar inherits it.
+    """Let who is at work on this processor finish what it has for us, instead of stopping it for each packet.
+
+    That is Linux's batch policy (sched(7)). On an idle processor it changes nothing. The sidecar inherits it.
     """
     if hasattr(os, "SCHED_BATCH"):
         with contextlib.suppress(OSError):

@@ -42,6 +42,9 @@ _LOOK = 10
 _PATIENCE = 100
 """Milliseconds between two looks at the link by whoever waits without end."""
 
+_bound = set()
+"""(datagrams or not, port) of what this board's program has bound."""
+
 
 def _raw(address):
     """The unix port's form of an address."""
@@ -96,6 +99,7 @@ class socket(io.IOBase):
         self._timeout = None
         self._outages = station.outages
         self._closed = False
+        self._port = None
 
     def _wait(self, events, began):
         """Until the host's socket is ready; raises OSError when this one does not wait so long."""
@@ -148,7 +152,21 @@ class socket(io.IOBase):
             raise OSError(errno.EHOSTUNREACH)
 
     def bind(self, address):
-        self._socket.bind(_raw(address))
+        """A board has an address of its own, and all ports of it: for one that this host keeps for itself or for another
+        board a free one is taken, at which nobody on the radio's side finds it."""
+        raw = _raw(address)
+        host, port = _tuple(raw)
+        if (self._is_datagram, port) in _bound:
+            raise OSError(errno.EADDRINUSE)
+        try:
+            self._socket.bind(raw)
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            self._socket.bind(_raw((host, 0)))
+        if port:
+            self._port = port
+            _bound.add((self._is_datagram, port))
 
     def listen(self, backlog=2):
         self._socket.listen(backlog)
@@ -276,6 +294,7 @@ class socket(io.IOBase):
     def close(self):
         if not self._closed:
             self._closed = True
+            _bound.discard((self._is_datagram, self._port))
             self._socket.close()
 
     def ioctl(self, operation, argument):
