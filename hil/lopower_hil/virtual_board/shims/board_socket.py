@@ -152,7 +152,7 @@ class socket(io.IOBase):
             raise OSError(errno.EHOSTUNREACH)
 
     def bind(self, address):
-        """A board has an address of its own, and all ports of it: for one that this host keeps for itself or for another
+        """A board has an address of its own, and all ports of it: for one this host keeps for itself or for another
         board a free one is taken, at which nobody on the radio's side finds it."""
         raw = _raw(address)
         host, port = _tuple(raw)

@@ -242,7 +242,7 @@ class Connection:
     def release(self) -> None:
         """The owner is done with it, and calls nothing of it any more; only between calls of the stack's.
 
-        A closed flow's parts are freed at once then: they refer to each other, and would wait for the garbage collector.
+        A closed flow's parts are freed at once: they refer to each other, and would wait for the garbage collector.
         """
         self.owner = None
         if self.is_closed:
