@@ -14,6 +14,7 @@ PUMP_PERIOD = 20
 _running = None  # not `tunnel`: that is the submodule
 problem = None
 _timer = None
+"""What pumps, and the port's `schedule`."""
 
 
 def start(path=SETTINGS, network=None, counter=COUNTER):
@@ -23,30 +24,14 @@ def start(path=SETTINGS, network=None, counter=COUNTER):
     network: what brings up the network instead of Wi-Fi, called once without arguments. What is wrong with the settings
     is printed and told by `status`, and nothing is started; returns whether it was.
     """
-    global _running, problem
+    global _running, problem, _timer
     if _running is not None:
         return True
-    settings = _once("settings")
-    try:
-        wanted = settings.load(path, _changes() if path == SETTINGS else None)
-    except settings.SettingsError as error:
-        problem = str(error)
-        print("lopower:", problem)
+    begin = _once("begin")
+    _running, problem = begin.running(path, path == SETTINGS, network, counter)
+    if _running is None:
         return False
-    problem = settings = None
-    _once("journal").started()
-    from . import sockets
-    from .tunnel import Tunnel
-
-    wlan = station = None
-    if network is not None:
-        network()
-    else:
-        wlan, station = _once("wifi").join(wanted)
-    _running = Tunnel(wanted, sockets.original, counter, wlan, station, _trial())
-    _wake()
-    sockets.install(_running)
-    _start_timer(wanted.timer)
+    _timer = begin.timer(_running.settings.timer, PUMP_PERIOD, _tick)
     return True
 
 
@@ -58,7 +43,7 @@ def stop():
     from . import sockets
 
     if _timer is not None:
-        _timer.deinit()
+        _timer[0].deinit()
         _timer = None
     sockets.uninstall()
     ended, _running = _running, None
@@ -70,21 +55,11 @@ def deepsleep(milliseconds=None):
 
     Open sockets fail. What a program keeps in the RTC's memory stays as it is, and may have 1,800 of its bytes.
     """
-    import machine
-
+    record = None
     if _running is not None:
         record = _once("sleep").take(_running)
         stop()
-        rtc = machine.RTC()
-        try:
-            if record is not None:
-                rtc.memory(rtc.memory() + record)
-        except ValueError:
-            print("lopower: the RTC's memory is full: the wake will need a handshake")
-    if milliseconds is None:
-        machine.deepsleep()
-    else:
-        machine.deepsleep(milliseconds)
+    _once("begin").deepsleep(record, milliseconds)
 
 
 def diagnose():
@@ -117,6 +92,15 @@ def pump(_=None):
     """One turn, for programs that neither use sockets often nor have a timer to spare."""
     if _running is not None:
         _running.pump()
+
+
+def _tick(_):
+    """What the timer calls: it makes no object, as some ports call it within an interrupt."""
+    try:
+        if _timer is not None:
+            _timer[1](pump, 0)
+    except RuntimeError:  # the queue is full: the next tick does it
+        pass
 
 
 async def run():
@@ -169,66 +153,3 @@ def _once(name):
     module = _load(name)
     _forget(name)
     return module
-
-
-def _changes():
-    """The settings that belong to this set of files, if it has any."""
-    import os
-
-    path = __file__.rpartition("/")[0].rpartition("/")[0] + "/lopower.json"
-    try:
-        os.stat(path)
-    except OSError:
-        return None
-    return path
-
-
-def _trial():
-    """What watches a set of files on trial, if boot.py has noted one."""
-    trial = _once("trial")
-    return trial.pending(trial.directory()[0])
-
-
-def _wake():
-    """Go on with what was before a deep sleep, if the RTC's memory has a record of it."""
-    try:
-        import machine
-
-        rtc = machine.RTC()
-        if rtc.memory()[-4:-1] == b"lpw":
-            is_wake = machine.reset_cause() == machine.DEEPSLEEP_RESET
-            # A set of files on trial is to show that it makes a handshake
-            _once("sleep").wake(_running, rtc, is_wake and _running.trial is None)
-    except (ImportError, AttributeError):
-        pass  # a port without
-
-
-def _start_timer(number):
-    """Pump by a timer: the given one, or, for True, a virtual one, or else the first."""
-    global _timer
-    if number is None or number is False:
-        return
-    try:
-        import machine
-        import micropython
-
-        make = machine.Timer
-        schedule = micropython.schedule
-    except (ImportError, AttributeError):
-        return  # sockets and programs pump
-
-    def tick(_):
-        try:
-            schedule(pump, 0)
-        except RuntimeError:  # the queue is full: the next tick does it
-            pass
-
-    for candidate in (-1, 0) if number is True else (number,):
-        try:
-            timer = make(candidate)
-            timer.init(period=PUMP_PERIOD, callback=tick)
-        except (ValueError, OSError):
-            continue
-        _timer = timer
-        return
-    print("lopower: there is no timer", number)

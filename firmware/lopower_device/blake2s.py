@@ -1,24 +1,30 @@
-"""BLAKE2s (RFC 7693), and HMAC and HKDF of it. Loaded for a handshake."""
+"""BLAKE2s (RFC 7693), and HMAC and HKDF of it. Loaded for a handshake. Scratch is `crypto`'s: under the tunnel's lock."""
 
 from array import array
 
 from . import kernels as k
-from .crypto import words
+from .crypto import work
 
-_TABLE = array(  # RFC 7693: the vector of section 2.6; the permutations of 2.7, each entry plus 16, a byte for each
+_TABLE = array(  # RFC 7693: the vector of section 2.6; the permutations of 2.7, each entry plus 16, a byte for each,
+    # here two to a byte
     "I",
     b"\x67\xe6\x09\x6a\x85\xae\x67\xbb\x72\xf3\x6e\x3c\x3a\xf5\x4f\xa5"
     b"\x7f\x52\x0e\x51\x8c\x68\x05\x9b\xab\xd9\x83\x1f\x19\xcd\xe0\x5b"
     + bytes(
         [
-            16 + int(digit, 16)
-            for digit in "0123456789abcdefea489fd61c02b753b8c052fdae3671947931dcbe265a40f8905724afe1bc683d"
-            "2c6a0b834d75fe19c51fed4a0763928bdb7ec13950f4862a6fe9b308c2d714a5a2847615fb9e3cd0"
+            16 + digit
+            for pair in b"\x01\x23\x45\x67\x89\xab\xcd\xef\xea\x48\x9f\xd6\x1c\x02\xb7\x53"
+            b"\xb8\xc0\x52\xfd\xae\x36\x71\x94\x79\x31\xdc\xbe\x26\x5a\x40\xf8"
+            b"\x90\x57\x24\xaf\xe1\xbc\x68\x3d\x2c\x6a\x0b\x83\x4d\x75\xfe\x19"
+            b"\xc5\x1f\xed\x4a\x07\x63\x92\x8b\xdb\x7e\xc1\x39\x50\xf4\x86\x2a"
+            b"\x6f\xe9\xb3\x08\xc2\xd7\x14\xa5\xa2\x84\x76\x15\xfb\x9e\x3c\xd0"
+            for digit in (pair >> 4, pair & 15)
         ]
     ),
 )
-_state = words(8)
-_scratch = words(32)
+# Scratch of ciphers, in which nothing outlasts their calls
+_state = memoryview(work)[32:40]
+_scratch = memoryview(work)[40:72]
 
 
 def blake2s(data, key=b"", size=32):

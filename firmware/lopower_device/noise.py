@@ -1,6 +1,6 @@
 """Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s with WireGuard's messages (whitepaper section 5.4). Loaded for a handshake.
 
-The responder's half is in `respond`. Each step is a generator that yields within its X25519 multiplications, so that a
+The initiator's two messages are in `initiate` and `complete`, the responder's half is in `respond`. Each step is a generator that yields within its X25519 multiplications, so that a
 handshake never holds the program for long. Nothing is changed before a message has proved authentic: what a step led to
 is its return value.
 
@@ -10,7 +10,7 @@ is its return value.
     <- e, ee, se, psk      response
 """
 
-from .blake2s import blake2s, hkdf
+from .blake2s import blake2s
 from .crypto import HEADER, TAG, Cipher
 from .x25519 import BASE_POINT, run, x25519
 
@@ -41,50 +41,6 @@ def _message(data, associated, nonce):
     packet[HEADER:at] = associated
     packet[at : at + len(data)] = data
     return packet, at
-
-
-def prepare(static):
-    """A generator: computes what follows from the static keys alone. Returns False if the proxy's is of low order."""
-    static.public_key = yield from x25519(static.private_key, BASE_POINT)
-    static.static_static = yield from x25519(static.private_key, static.remote_key)
-    return static.static_static is not None
-
-
-def create_initiation(static, sender, ephemeral, timestamp):
-    """Generator. Returns (the message up to mac1, state for `consume_response`). `sender`: our index, 4 bytes."""
-    public = yield from x25519(ephemeral, BASE_POINT)
-    h = blake2s(blake2s(HASH + static.remote_key) + public)
-    ck = hkdf(CHAINING_KEY, public, 1)[0]
-    shared = yield from x25519(ephemeral, static.remote_key)
-    if shared is None:
-        return None
-    ck, key = hkdf(ck, shared, 2)
-    encrypted_static = encrypt(key, static.public_key, h)
-    h = blake2s(h + encrypted_static)
-    yield
-    ck, key = hkdf(ck, static.static_static, 2)
-    encrypted_timestamp = encrypt(key, timestamp, h)
-    h = blake2s(h + encrypted_timestamp)
-    message = b"\x01\x00\x00\x00" + sender + public + encrypted_static + encrypted_timestamp
-    return message, (ck, h, ephemeral)
-
-
-def consume_response(static, state, message):
-    """Generator. Returns (sending key, receiving key), or None if the message is not authentic."""
-    ck, h, ephemeral = state
-    public = message[12:44]
-    h = blake2s(h + public)
-    ck = hkdf(ck, public, 1)[0]
-    for secret in (ephemeral, static.private_key):
-        shared = yield from x25519(secret, public)
-        if shared is None:
-            return None
-        ck = hkdf(ck, shared, 1)[0]
-    ck, t, key = hkdf(ck, static.preshared_key, 3)
-    yield
-    if decrypt(key, message[44:60], blake2s(h + t)) is None:
-        return None
-    return tuple(hkdf(ck, b"", 2))
 
 
 def public_key(private_key):

@@ -1,26 +1,34 @@
 """The answer to a proxy that initiates (whitepaper sections 5.4.2 and 5.4.3). Loaded for one answer: few proxies do."""
 
 from .blake2s import blake2s, hkdf
-from .counters import NOT_AUTHENTIC, TIMESTAMP_NOT_NEWER
-from .handshake import new_index
+from .counters import NOT_AUTHENTIC, RESPONSES_SENT, TIMESTAMP_NOT_NEWER
+from .handshake import new_index, send
+from .keypair import Keypair
 from .noise import CHAINING_KEY, HASH, decrypt, encrypt
+from .peer import FORGET, FORGET_KEYS
 from .x25519 import BASE_POINT, x25519
 
 
-def respond(peer, message):
-    """Generator. Returns (the message up to mac1, sending key, receiving key, our index, the proxy's), or None."""
+def work(peer, message, _):
+    """Generator: answers an initiation, and keeps the session that the answer makes."""
     result = yield from consume_initiation(peer.static, message)
     if result is None:
         peer.drop(NOT_AUTHENTIC)
-        return None
+        return
     timestamp, state = result
     if timestamp <= peer._greatest_timestamp:
         peer.drop(TIMESTAMP_NOT_NEWER)
-        return None
+        return
     peer._greatest_timestamp = timestamp
     index, remote_index = new_index(peer), message[4:8]
     made = yield from create_response(peer.static, state, index, remote_index, peer._entropy(32))
-    return None if made is None else made + (index, remote_index)  # noqa: RUF005 - MicroPython has no other way
+    if made is None:
+        return
+    answer, sending, receiving = made
+    peer.next = Keypair(sending, receiving, index, remote_index, False, peer.now)
+    peer.counters[RESPONSES_SENT] += 1
+    peer.set_timer(FORGET, peer.now, FORGET_KEYS)
+    send(peer, answer)
 
 
 def consume_initiation(static, message):

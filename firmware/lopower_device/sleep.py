@@ -51,7 +51,11 @@ def take(tunnel):
         age, tunnel.stamps.last, tunnel.stamps.reserved, tunnel.synchronized or 0, static.public_key,
         static.static_static, sending, receiving, counters, greatest,
     )  # fmt: skip
-    return content + _digest(content, static) + _MAGIC
+    tunnel.lock.acquire()  # a timer's turn would use the same scratch
+    try:
+        return content + _digest(content, static) + _MAGIC
+    finally:
+        tunnel.lock.release()
 
 
 def wake(tunnel, rtc, is_wake):

@@ -27,8 +27,6 @@ MAX_CONNECTIONS = 12
 """With all rings out; a device's heap has no room for more."""
 MAX_TIME_WAIT = 8
 FIRST_PORT, PORTS = 49152, 16384  # RFC 6056 section 3.2
-_UNREACHABLE = {0: errno.EHOSTUNREACH, 1: errno.EHOSTUNREACH, 3: errno.ECONNREFUSED, 13: errno.EACCES, 10: errno.EACCES}
-_UNREACHABLE_V6 = {1: errno.EACCES, 3: errno.EHOSTUNREACH, 4: errno.ECONNREFUSED}  # RFC 4443 section 3.1
 _NO_RING = Ring(0)
 _scratch = words(1)
 
@@ -318,13 +316,17 @@ class Stack:
         quoted = at + 8
         if size == 4:
             inner = (packet[quoted] & 15) * 4 if length > 8 else 0
-            protocol, error = packet[quoted + 9], _UNREACHABLE.get(packet[at + 1], errno.EHOSTUNREACH)
+            protocol, refused, prohibited = packet[quoted + 9], 3, b"\x0a\x0d"  # RFC 1122 section 3.2.2.1
         else:
             inner = 40
-            protocol, error = packet[quoted + 6], _UNREACHABLE_V6.get(packet[at + 1], errno.EHOSTUNREACH)
+            protocol, refused, prohibited = packet[quoted + 6], 4, b"\x01"  # RFC 4443 section 3.1
         if length < 8 + inner + 8:
             self.counters[ICMP_IGNORED] += 1
             return
+        code = packet[at + 1]
+        error = errno.EACCES if code in prohibited else errno.EHOSTUNREACH
+        if code == refused:
+            error = errno.ECONNREFUSED
         to = quoted + (16 if size == 4 else 24)
         ports = quoted + inner
         local_port = packet[ports] << 8 | packet[ports + 1]

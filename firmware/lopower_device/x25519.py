@@ -6,8 +6,8 @@ from .crypto import words
 STEPS = 24
 """Steps of the ladder between two yields: below 5 ms on an ESP32."""
 
-_field = words(230)
-"""Scratch of the kernels, and seven elements of the field: x1, x2, z2, x3, z3, and two more."""
+_FIELD = 230
+"""Words of the kernels' scratch, and of seven elements of the field: x1, x2, z2, x3, z3, and two more."""
 # Programs of field_run. RFC 7748 section 5, with A = 5, B = z2, C = x2, D = z3:
 _LADDER = bytes(
     (
@@ -64,23 +64,14 @@ _INVERT = bytes(
 BASE_POINT = b"\x09" + bytes(31)
 
 
-def clamped(secret):
-    """A private key out of 32 random bytes (RFC 7748 section 5)."""
-    scalar = bytearray(secret)
-    scalar[0] &= 248
-    scalar[31] = scalar[31] & 127 | 64
-    return bytes(scalar)
-
-
 def x25519(secret, point):
     """RFC 7748, resumable: a generator that yields after every few steps and returns 32 bytes.
 
-    An all-zero result (a public point of low order) is returned as None. One multiplication at a time: they share their
-    scratch.
+    An all-zero result (a public point of low order) is returned as None.
     """
-    field, scalar = _field, clamped(secret)
-    for i in range(110, 190):
-        field[i] = 0
+    field, scalar = words(_FIELD), bytearray(secret)
+    scalar[0] &= 248  # RFC 7748 section 5
+    scalar[31] = scalar[31] & 127 | 64
     field[110] = field[170] = 1
     k.field_unpack(field, 0, point)
     k.field_unpack(field, 3, point)

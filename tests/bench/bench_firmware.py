@@ -131,7 +131,7 @@ def longest_turn(machine: Processor, architecture: str) -> tuple[float, float]:
 
 def largest_file(architecture: str) -> int:
     """Bytes of the largest of the modules that are loaded for a handshake."""
-    names = (*PROGRAM, "stamps", "respond", "cookie")
+    names = (*PROGRAM, "stamps", "initiate", "complete", "respond", "cookie")
     return max((built(architecture) / "lopower" / f"{name}.mpy").stat().st_size for name in names)
 
 

@@ -1,7 +1,8 @@
 // Runs Python steps on MicroPython's WebAssembly build and tells what each left on the heap.
 //
 // standard input: {"module": path of micropython.mjs, "files": {path: base64}, "steps": [{"name", "code"}]}; a step is
-// run again until its global `done` is true, if it sets one to false. Output: [{"name", "bytes"}] as JSON.
+// run again until its global `done` is true, if it sets one to false. Output: [{"name", "bytes", "most"}] as JSON: after
+// the step, and at most after one of its runs, of those that leave its global `counts` true, if it sets one.
 // Garbage is collected between the steps and turns, since that build can do it nowhere else.
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
@@ -30,12 +31,15 @@ function heap() {
 heap();
 const results = [{ name: "", bytes: heap() }];
 for (const step of task.steps) {
+  let most = 0;
   for (;;) {
-    python.runPython(`${step.code}\nprint('done', globals().get('done', True))`);
-    if (lines.pop() === "done True") break;
-    python.runPython("gc.collect()");
+    python.runPython(`${step.code}\nprint(globals().get('counts', True), globals().get('done', True))`);
+    const [counts, done] = lines.pop().split(" ");
+    const bytes = heap();
+    if (counts === "True") most = Math.max(most, bytes);
+    if (done === "True") break;
   }
-  results.push({ name: step.name, bytes: heap() });
+  results.push({ name: step.name, bytes: heap(), most });
 }
 console.log(JSON.stringify({ results, lines }));
 process.exit(0);

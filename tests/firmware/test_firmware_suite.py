@@ -66,5 +66,5 @@ def test_on_micropython(module: str, case: str, architecture: str, tmp_path_fact
 @pytest.mark.xdist_group("firmware-suite")
 def test_files_of_a_handshake_are_small() -> None:
     """One of them is loaded in one turn."""
-    for name in (*PROGRAM, "stamps", "respond", "cookie"):
+    for name in (*PROGRAM, "stamps", "initiate", "complete", "respond", "cookie"):
         assert 0 < (built("x64") / "lopower" / f"{name}.mpy").stat().st_size <= LARGEST, name
