@@ -14,7 +14,7 @@ from typing import Any, Final
 
 INTERVAL: Final = 2.0
 # Growth since memory was given back last that makes it worth doing again.
-WORTHWHILE_BYTES: Final = 4 << 20
+WORTHWHILE_BYTES: Final = 1 << 20
 # Fewer turns of the data path in an interval: nobody notices the milliseconds that it takes.
 QUIET_TURNS: Final = 200
 # So many intervals that were not quiet, and it happens all the same.
