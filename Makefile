@@ -85,9 +85,9 @@ contracts: $(STAMP)       ## which package may import which
 check: lint types contracts
 
 test: setup lab test-packages test-programs check test-go   ## lint, types, import contracts and all tests
-	@# A short base: the kernel takes 103 bytes for the path of a unix socket.
+	@# A short base: the kernel takes 103 bytes for the path of a unix socket. Three at once: most of them wait for something.
 	@base=$$(mktemp -d /tmp/lpXXXX) && \
-	  $(BIN)/pytest -n 2 --dist loadgroup --basetemp=$$base/t $(PYTEST_ARGS); code=$$?; rm -rf $$base; exit $$code
+	  $(BIN)/pytest -n 3 --dist loadgroup --basetemp=$$base/t $(PYTEST_ARGS); code=$$?; rm -rf $$base; exit $$code
 
 .PHONY: test-packages test-programs test-go
 test-go:                  # the sidecar's own tests
