@@ -15,13 +15,13 @@ const (
 	// Buffers that each node allocates and does not touch while idle. They count against the limit all the same.
 	memoryPerNode = 36 << 20
 
-	memoryInterval = 2 * time.Second
+	memoryInterval = time.Second
 	burstBytes     = 4 << 20   // relayed since memory was given back last: worth doing it again
-	quietBytes     = 256 << 10 // relayed in an interval: the burst is over
+	quietBytes     = 128 << 10 // relayed in an interval: the burst is over
 	flowBytes      = 32 << 10  // what a flow leaves behind, however little it relays
 	// The stack holds 12 KB of each connection that ended until TIME-WAIT is over: after a burst memory is given back once more
 	// then.
-	timeWaitIntervals = int64(timeWait/memoryInterval) + 2
+	timeWaitIntervals = int64(timeWait/memoryInterval) + 1
 )
 
 // memoryKeeper holds the heap under a limit and gives memory back to the system after bursts, which Go alone does over
