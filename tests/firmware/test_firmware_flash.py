@@ -68,17 +68,18 @@ class Flash:
 
 flash = Flash(bytearray(4096 * 24))
 vfs.VfsLfs2.mkfs(flash)
+MOUNT = "/flash"
 ROOT = "/flash/"
 
 def power_on():
     global flash
     flash.is_gone = True
     try:
-        vfs.umount("/flash")
+        vfs.umount(MOUNT)
     except OSError:
         pass
     flash = Flash(flash.data)
-    vfs.mount(vfs.VfsLfs2(flash), "/flash")
+    vfs.mount(vfs.VfsLfs2(flash), MOUNT)
 
 def cut_in(number):
     flash.cut = flash.writes + number

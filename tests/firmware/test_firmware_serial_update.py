@@ -16,16 +16,7 @@ flash = Flash(bytearray(4096 * 100))
 vfs.umount("/flash")
 vfs.VfsLfs2.mkfs(flash)
 vfs.umount("/")
-
-def power_on():
-    global flash
-    flash.is_gone = True
-    try:
-        vfs.umount("/")
-    except OSError:
-        pass
-    flash = Flash(flash.data)
-    vfs.mount(vfs.VfsLfs2(flash), "/")
+MOUNT = "/"
 
 def write(path, content):
     with open(path, "wb") as file:
