@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import random
@@ -251,6 +252,7 @@ async def test_disabling_and_removing_are_live(proxy: Proxy) -> None:
 
 async def test_a_thousand_flows_leave_nothing(proxy: Proxy) -> None:
     proxy.enrol("kitchen")
+    gc.collect()
     descriptors = len(os.listdir("/proc/self/fd"))
     async with tcp_server(echo) as port, proxy.device("kitchen") as device:
         proxy.serve(8000, port)

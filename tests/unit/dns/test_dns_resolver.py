@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -396,6 +397,7 @@ async def test_a_thousand_questions_leave_nothing_behind(
     tmp_path: Path, resolver: LoopbackResolver, second: LoopbackResolver
 ) -> None:
     process = psutil.Process()
+    gc.collect()  # earlier tests' garbage closes its descriptors now, not while these are counted
     tasks, descriptors = len(asyncio.all_tasks()), process.num_fds()
     server = make_server(make_config(tmp_path, resolv_conf(resolver, second)))
     resolver.behaviour.wrong_ids = 1
@@ -412,8 +414,9 @@ async def test_a_thousand_questions_leave_nothing_behind(
     await server.close()
     await asyncio.sleep(0.05)
     resolver.behaviour.wrong_ids = 0
+    gc.collect()
     assert len(asyncio.all_tasks()) == tasks
-    assert process.num_fds() == descriptors
+    assert process.num_fds() <= descriptors
 
 
 async def test_reload_lets_what_is_under_way_end(
