@@ -17,7 +17,7 @@ import pytest
 
 from lopower.daemon.control import ControlServer, ControlSocketError
 from lopower.daemon.setting_values import HostPort
-from lopower.daemon.settings import resolve
+from lopower.daemon.settings_sources import resolve
 from lopower.daemon.statistics import DeviceStatistics
 from lopower.devices.keys import format_key, generate_private_key, public_key_of
 from tests.support.control_plane import ControlPlane, control_plane, environment

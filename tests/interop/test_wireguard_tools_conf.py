@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lopower.devices.configurations import ServerEndpoint, configuration_of, render
+from lopower.devices.configurations import configuration_of, render
+from lopower.devices.server_facts import ServerEndpoint
 from tests.support.registries import SERVER_PUBLIC_KEY, device, server_facts
 from tests.support.requirements import require_program, require_root
 

@@ -17,7 +17,8 @@ from lopower.daemon.control import ControlServer
 from lopower.daemon.endpoints import Endpoints
 from lopower.daemon.operations import Operations
 from lopower.daemon.setting_values import HostPort
-from lopower.daemon.settings import Settings, resolve
+from lopower.daemon.settings import Settings
+from lopower.daemon.settings_sources import resolve
 from lopower.daemon.statistics import DeviceStatistics, EchoResult, InterfaceStatistics
 from lopower.devices.device import Device, ServedPort
 from lopower.devices.exposures import Exposure

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from lopower.daemon.runtime import ProxyRuntime
-from lopower.daemon.settings import resolve
+from lopower.daemon.settings_sources import resolve
 from lopower.devices.device import Device, NewDevice, ServedPort
 from lopower.devices.keys import generate_private_key, load_or_create_server_key, public_key_of
 from lopower.devices.policy import Rule

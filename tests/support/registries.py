@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lopower.devices.addresses import Ranges
-from lopower.devices.configurations import ServerEndpoint, ServerFacts
 from lopower.devices.device import Device, NewDevice
 from lopower.devices.policy import Rule
 from lopower.devices.registry import Registry
+from lopower.devices.server_facts import ServerEndpoint, ServerFacts
 
 SERVER_PUBLIC_KEY = hashlib.sha256(b"server").digest()
 

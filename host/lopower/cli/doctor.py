@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _look_here(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from lopower.daemon import doctor
-    from lopower.daemon.settings import resolve
+    from lopower.daemon.settings_sources import resolve
 
     flags = {name: getattr(arguments, name, None) for name in ("state_dir", "socket")}
     config = getattr(arguments, "config", None)

@@ -37,7 +37,8 @@ def define(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the daemon; returns when it has ended."""
-    from lopower.daemon.settings import SETTINGS, Settings, resolve
+    from lopower.daemon.settings import SETTINGS, Settings
+    from lopower.daemon.settings_sources import resolve
 
     flags = {setting.name: getattr(arguments, setting.name, None) for setting in SETTINGS}
     config = getattr(arguments, "config", None)

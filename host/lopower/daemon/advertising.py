@@ -15,7 +15,7 @@ from lopower.tailnet.driver import TAILNET_IPV6
 from lopower.tailnet.tsnet_control import SidecarError
 
 if TYPE_CHECKING:
-    from lopower.daemon.operations import Runtime
+    from lopower.daemon.runtime_protocol import Runtime
     from lopower.devices.device import Device
     from lopower.devices.registry import Registry
     from lopower.tailnet.routes import IPNetwork

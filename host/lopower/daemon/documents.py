@@ -10,10 +10,10 @@ from lopower.daemon.diagnosis import Diagnosis
 from lopower.daemon.requests import OutputFormat
 from lopower.daemon.statistics import DeviceStatistics, EchoResult
 from lopower.devices import configurations
-from lopower.devices.configurations import ServerFacts
 from lopower.devices.device import Device, ServedPort
 from lopower.devices.errors import ConfigurationUnavailable
 from lopower.devices.keys import format_key
+from lopower.devices.server_facts import ServerFacts
 
 
 def device_summary(

@@ -14,7 +14,7 @@ from lopower.devices.exposures import Exposure
 from lopower.tailnet.tsnet_control import SidecarError
 
 if TYPE_CHECKING:
-    from lopower.daemon.operations import Runtime
+    from lopower.daemon.runtime_protocol import Runtime
     from lopower.daemon.settings import Settings
     from lopower.devices.registry import Registry
     from lopower.tailnet.host_inbound import HostListeners

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from lopower import __version__
 from lopower.bridge.inbound import DEVICE_PORT
@@ -27,21 +27,20 @@ from lopower.daemon.endpoints import Endpoints, NoEndpointError, find
 from lopower.daemon.errors import OperationError
 from lopower.daemon.exposing import LOGIN_SECONDS, Exposing
 from lopower.daemon.requests import OutputFormat
+from lopower.daemon.runtime_protocol import Runtime
 from lopower.daemon.settings import Settings, changes
-from lopower.daemon.statistics import DeviceStatistics, EchoResult, InterfaceStatistics
+from lopower.daemon.statistics import DeviceStatistics, InterfaceStatistics
 from lopower.devices import configurations
 from lopower.devices.addresses import gateway_of
 from lopower.devices.allowed_ips import allowed_ips_of_all
-from lopower.devices.configurations import ServerEndpoint, ServerFacts
 from lopower.devices.csv_import import ImportedDevice
 from lopower.devices.device import Device, NewDevice, ServedPort
-from lopower.devices.exposures import Exposure
 from lopower.devices.keys import format_key
 from lopower.devices.policy import Rule
 from lopower.devices.registry import Registry
+from lopower.devices.server_facts import ServerEndpoint, ServerFacts
 from lopower.tailnet.driver import TAILNET_IPV4, TAILNET_IPV6, DialError, DialRefused
-from lopower.tailnet.host_inbound import HostListeners
-from lopower.tailnet.routes import HostSnapshot, IPNetwork, interface_addresses, take_snapshot
+from lopower.tailnet.routes import HostSnapshot, interface_addresses, take_snapshot
 from lopower.tailnet.tsnet import TsnetDriver
 from lopower.tailnet.tsnet_control import SidecarError
 from lopower.tailnet.tsnet_inbound import PROXY_NODE
@@ -53,55 +52,6 @@ T = TypeVar("T")
 # A request ends some time: a client that wants more asks again.
 MAX_ECHOES: Final = 100
 MAX_ECHO_SECONDS: Final = 60.0
-
-
-class Runtime(Protocol):
-    """The data plane, as the rules see it. Everything is called on the loop."""
-
-    def device_added(self, device: Device) -> None:
-        """A device is there, enabled or not."""
-
-    def device_changed(self, device: Device, previous: Device) -> None:
-        """A device is another than before: name, keys, addresses, rules, enabled, or its time stamp was reset."""
-
-    def device_removed(self, device: Device) -> None:
-        """A device is gone; its flows end."""
-
-    def device_statistics(self, device: Device) -> DeviceStatistics:
-        """What has been counted of a device."""
-
-    def interface_statistics(self) -> InterfaceStatistics:
-        """What has been counted of all."""
-
-    def status(self) -> dict[str, Any]:
-        """The data plane's own part of `lopower status`, JSON-able."""
-
-    def serve_changed(self, entries: Sequence[ServedPort]) -> None:
-        """The gateway offers these ports from now on."""
-
-    def exposures_changed(self, exposures: Sequence[Exposure]) -> None:
-        """The tailnet reaches these from now on."""
-
-    def advertisement_changed(self) -> None:
-        """The tailnet is told of the devices' ranges as the registry says."""
-
-    def tailnet_networks(self) -> tuple[IPNetwork, ...] | None:
-        """What devices can reach through the proxy's own node; None without one."""
-
-    def tailnet_node(self) -> TsnetDriver | None:
-        """The driver that has nodes of its own, if that is in use."""
-
-    async def call(self, device: Device, port: int) -> socket.socket:
-        """A connection to a device's TCP port, from the gateway's address; raises DialError."""
-
-    def host_listeners(self) -> HostListeners | None:
-        """The ports of the host's tailnet addresses; None with a node of the proxy's own."""
-
-    async def ping(self, device: Device, count: int, interval: float, timeout: float) -> list[EchoResult]:
-        """Echo requests to a device, one after the other; times in seconds."""
-
-    def reload(self, settings: Settings) -> None:
-        """The reloadable ones of these settings are in force from now on."""
 
 
 class Operations:

@@ -15,8 +15,8 @@ from lopower.devices.addresses import IPAddress, IPNetwork
 from lopower.devices.policy import Rule
 
 if TYPE_CHECKING:
-    from lopower.devices.configurations import ServerFacts
     from lopower.devices.device import Device
+    from lopower.devices.server_facts import ServerFacts
 
 EVERYTHING: Final = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 

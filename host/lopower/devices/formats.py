@@ -4,15 +4,51 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Final
 
 from lopower.devices.errors import ConfigurationUnavailable
 
 if TYPE_CHECKING:
-    from lopower.devices.configurations import Configuration, ServerEndpoint
+    from lopower.devices.addresses import IPAddress, IPNetwork
+    from lopower.devices.server_facts import ServerEndpoint
 
 _LIBRARIES: Final = {"esphome": "ESPHome's wireguard component", "arduino": "Arduino's WireGuard-ESP32 library"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """All that a configuration holds but the private key, the same for all formats. Keys are not in the repr.
+
+    Attributes:
+        name: the device's.
+        preshared_key: in base64, or None; `server_public_key` likewise.
+        addresses: the device's, IPv4 first.
+        dns: the gateway's addresses, of the families the device has.
+        endpoints: as `ServerFacts`.
+        persistent_keepalive: seconds; 0: none.
+        network: the range its IPv4 address is from, or None.
+    """
+
+    name: str
+    server_public_key: str
+    preshared_key: str | None = field(repr=False)
+    addresses: tuple[IPAddress, ...]
+    dns: tuple[IPAddress, ...]
+    search_domain: str | None
+    mtu: int
+    endpoints: tuple[ServerEndpoint, ...]
+    persistent_keepalive: int
+    allowed_ips: tuple[IPNetwork, ...]
+    full_tunnel: bool
+    network: IPv4Network | None
+
+    @property
+    def ipv4(self) -> IPv4Address | None:
+        """Its IPv4 address."""
+        first = self.addresses[0]
+        return first if isinstance(first, IPv4Address) else None
 
 
 def conf(configuration: Configuration, private_key: str, *, compact: bool = False) -> str:

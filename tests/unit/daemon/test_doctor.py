@@ -11,7 +11,8 @@ import pytest
 
 from lopower.daemon import doctor
 from lopower.daemon.doctor import Facts, Host
-from lopower.daemon.settings import Settings, resolve
+from lopower.daemon.settings import Settings
+from lopower.daemon.settings_sources import resolve
 from lopower.tailnet.routes import HostSnapshot
 
 

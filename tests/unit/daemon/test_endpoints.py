@@ -9,7 +9,8 @@ import pytest
 
 from lopower.daemon import endpoints
 from lopower.daemon.endpoints import NoEndpointError, find, has_lease
-from lopower.daemon.settings import Settings, resolve
+from lopower.daemon.settings import Settings
+from lopower.daemon.settings_sources import resolve
 
 IPAddress = IPv4Address | IPv6Address
 

@@ -15,7 +15,7 @@ from lopower.daemon.endpoints import Endpoints, NoEndpointError
 from lopower.daemon.errors import OperationError
 from lopower.daemon.requests import RequestError, parse_device, parse_served
 from lopower.daemon.setting_values import HostPort
-from lopower.daemon.settings import resolve
+from lopower.daemon.settings_sources import resolve
 from lopower.devices.errors import ConfigurationUnavailable, DeviceNotFound, NameTaken
 from lopower.devices.keys import format_key, generate_private_key, parse_key, public_key_of
 from lopower.devices.policy import Rule

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from lopower.daemon.setting_values import HostPort
-from lopower.daemon.settings import BY_NAME, SETTINGS, Settings, SettingsError, changes, resolve
+from lopower.daemon.settings import BY_NAME, SETTINGS, Settings, SettingsError, changes
 from lopower.daemon.settings_file import parse, template
+from lopower.daemon.settings_sources import resolve
 
 FILE = Path("/etc/lopower/lopower.toml")
 

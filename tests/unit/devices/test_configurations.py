@@ -13,7 +13,6 @@ from lopower.devices.addresses import Ranges
 from lopower.devices.configurations import (
     FORMATS,
     Format,
-    ServerEndpoint,
     check_format,
     configuration_of,
     digest,
@@ -23,6 +22,7 @@ from lopower.devices.configurations import (
 )
 from lopower.devices.errors import ConfigurationUnavailable
 from lopower.devices.keys import format_key
+from lopower.devices.server_facts import ServerEndpoint
 from lopower_hil.virtual_device.configuration import DeviceConfiguration
 from tests.support.registries import SERVER_PUBLIC_KEY, device, new_device, parse, server_facts
 

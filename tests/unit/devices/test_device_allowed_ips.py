@@ -9,8 +9,8 @@ import pytest
 
 from lopower.devices.addresses import Ranges
 from lopower.devices.allowed_ips import allowed_ips
-from lopower.devices.configurations import ServerEndpoint
 from lopower.devices.device import Device
+from lopower.devices.server_facts import ServerEndpoint
 from tests.support.registries import device, parse, server_facts
 
 BASE = ["10.90.0.1/32", "10.90.0.9/32", "fd7a:115c:a1e0:9909::1/128", "fd7a:115c:a1e0:9909::9/128"]
